@@ -1,0 +1,289 @@
+// Package plan compares what is wanted with what is seen and yields ordered
+// steps that are data.
+//
+// It owns the order of steps, their risk, what they cut off, and the refusal to
+// touch what is not ours. It does not know networks, documents or kernels.
+//
+// Start reading at Make below; the order is in order.go, the refusals in
+// errors.go.
+package plan
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"drawbridge/internal/host"
+)
+
+// Step turns one resource from Before into After. A nil Before creates, a nil
+// After deletes. Steps are plain data: they can be printed, stored and done
+// twice.
+type Step struct {
+	Before, After host.Resource
+}
+
+// Key is the key of the resource that the step is about.
+func (s Step) Key() host.Key {
+	if s.After != nil {
+		return s.After.Key()
+	}
+	return s.Before.Key()
+}
+
+// Verb says in one word what the step does: create, change or delete.
+func (s Step) Verb() string {
+	switch {
+	case s.Before == nil:
+		return "create"
+	case s.After == nil:
+		return "delete"
+	}
+	return "change"
+}
+
+type stepJSON struct {
+	Before json.RawMessage `json:"before,omitempty"`
+	After  json.RawMessage `json:"after,omitempty"`
+}
+
+// MarshalJSON writes both sides with their kinds.
+func (s Step) MarshalJSON() ([]byte, error) {
+	before, err := host.MarshalResource(s.Before)
+	if err != nil {
+		return nil, err
+	}
+	after, err := host.MarshalResource(s.After)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(stepJSON{before, after})
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (s *Step) UnmarshalJSON(b []byte) error {
+	var in stepJSON
+	if err := json.Unmarshal(b, &in); err != nil {
+		return fmt.Errorf("decode step: %w", err)
+	}
+	for _, side := range []struct {
+		raw json.RawMessage
+		to  *host.Resource
+	}{{in.Before, &s.Before}, {in.After, &s.After}} {
+		if side.raw == nil {
+			continue
+		}
+		r, err := host.UnmarshalResource(side.raw)
+		if err != nil {
+			return err
+		}
+		*side.to = r
+	}
+	if s.Before == nil && s.After == nil {
+		return fmt.Errorf("decode step: it has neither before nor after")
+	}
+	return nil
+}
+
+// Risk is the worst that a plan can do while it is carried out.
+type Risk string
+
+// The risks, from least to worst.
+const (
+	// RiskNone: nobody loses anything.
+	RiskNone Risk = "none"
+	// RiskGuest: guests may be cut off.
+	RiskGuest Risk = "guest"
+	// RiskHost: the host's own connections may be cut off.
+	RiskHost Risk = "host"
+)
+
+// Plan is what to do, what it risks, and what will be ours afterwards.
+type Plan struct {
+	Steps []Step
+	Risk  Risk
+	// Cuts lists the links that lose their bridge because a step deletes it.
+	Cuts []string
+	// Ledger is the ledger as it will be once all steps hold.
+	Ledger host.Ledger
+}
+
+// Make plans the way from seen to want. had is the ledger so far: what is ours
+// and no longer wanted is deleted or given back. A thing that is in the way and
+// not ours is refused with *ForeignError. seen must cover every key of want and
+// had that can be seen at all.
+func Make(want host.Wish, had host.Ledger, seen host.State) (Plan, error) {
+	goal := host.State{}
+	ledger := host.Ledger{}
+	var keys []host.Key
+	for _, key := range want.Present.Keys() {
+		wanted, there := want.Present[key], seen[key]
+		claim, err := claimFor(wanted, there, had)
+		if err != nil {
+			return Plan{}, err
+		}
+		if claim.Kind != "" {
+			ledger[key] = claim
+		}
+		goal[key] = wanted
+		keys = append(keys, key)
+	}
+	for key, claim := range had {
+		if _, wanted := want.Present[key]; wanted {
+			continue
+		}
+		keys = append(keys, key)
+		switch claim.Kind {
+		case host.Borrowed:
+			goal[key] = claim.Original
+		case host.Left:
+			if there, ok := seen[key]; ok {
+				goal[key] = there
+			}
+		}
+	}
+	for key := range want.Absent {
+		if there, ok := seen[key]; ok {
+			if claim, mine := had[key]; mine {
+				ledger[key] = claim
+			} else {
+				ledger[key] = host.Claim{Kind: host.Borrowed, Original: there}
+			}
+		}
+		delete(goal, key)
+		keys = append(keys, key)
+	}
+	steps := Diff(goal, seen.Only(keys))
+	cuts := cutPorts(steps, seen)
+	return Plan{Steps: steps, Risk: riskOf(steps, cuts, had), Cuts: cuts, Ledger: ledger}, nil
+}
+
+// claimFor says by what right wanted may stand where there is now.
+func claimFor(wanted, there host.Resource, had host.Ledger) (host.Claim, error) {
+	key := wanted.Key()
+	if claim, mine := had[key]; mine {
+		return claim, nil
+	}
+	switch {
+	case there == nil:
+		return host.Claim{Kind: host.Made}, nil
+	case key.Kind == host.KindSysctl:
+		sysctl := wanted.(host.Sysctl)
+		if there == wanted {
+			return host.Claim{}, nil
+		}
+		if sysctl.Link == "" {
+			return host.Claim{Kind: host.Left, Original: there}, nil
+		}
+		return host.Claim{Kind: host.Borrowed, Original: there}, nil
+	case inOurProcess(key.Kind), hangsOnMine(wanted, had):
+		return host.Claim{Kind: host.Made}, nil
+	}
+	return host.Claim{}, &ForeignError{Key: key}
+}
+
+// inOurProcess says that only our own programs can have made things of a kind.
+func inOurProcess(k host.Kind) bool {
+	switch k {
+	case host.KindPool, host.KindReservation, host.KindRouter, host.KindZone, host.KindGuest, host.KindResolver:
+		return true
+	}
+	return false
+}
+
+// hangsOnMine says that all that wanted needs is ours, so that whoever put it
+// there put it into our own house.
+func hangsOnMine(wanted host.Resource, had host.Ledger) bool {
+	needs := wanted.Needs()
+	for _, need := range needs {
+		if had[need].Kind != host.Made {
+			return false
+		}
+	}
+	return len(needs) > 0
+}
+
+// Diff lists the ordered steps from seen to goal. Both are taken to be about
+// the same keys: what is seen and not in goal is deleted.
+func Diff(goal, seen host.State) []Step {
+	var steps []Step
+	for key, wanted := range goal {
+		there, ok := seen[key]
+		if !ok {
+			steps = append(steps, Step{After: wanted})
+		} else if there != wanted {
+			steps = append(steps, Step{Before: there, After: wanted})
+		}
+	}
+	for key, there := range seen {
+		if _, ok := goal[key]; !ok {
+			steps = append(steps, Step{Before: there})
+		}
+	}
+	return order(withDependents(steps, goal, seen))
+}
+
+// cutPorts names the links that are plugged into a bridge which a step deletes,
+// or which a step unplugs.
+func cutPorts(steps []Step, seen host.State) []string {
+	gone := map[string]bool{}
+	for _, s := range steps {
+		if l, ok := s.Before.(host.Link); ok && s.After == nil && l.Type == host.TypeBridge {
+			gone[l.Name] = true
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	var cuts []string
+	for _, r := range seen {
+		if l, ok := r.(host.Link); ok && gone[l.Master] {
+			cuts = append(cuts, l.Name)
+		}
+	}
+	slices.Sort(cuts)
+	return cuts
+}
+
+func riskOf(steps []Step, cuts []string, had host.Ledger) Risk {
+	risk := RiskNone
+	if len(cuts) > 0 {
+		risk = RiskGuest
+	}
+	for _, s := range steps {
+		if touchesForeignLink(s, had) {
+			return RiskHost
+		}
+	}
+	return risk
+}
+
+// touchesForeignLink says whether a step changes a link that we did not make,
+// or an address or route on one: the host's own connection may run over it.
+func touchesForeignLink(s Step, had host.Ledger) bool {
+	if s.Before == nil && s.Key().Kind == host.KindLink {
+		return false
+	}
+	var link string
+	switch r := firstOf(s.Before, s.After).(type) {
+	case host.Link:
+		link = r.Name
+	case host.Address:
+		link = r.Link
+	case host.Route:
+		link = r.Link
+	default:
+		return false
+	}
+	if s.Before == nil {
+		return false
+	}
+	return had[host.LinkKey(link)].Kind != host.Made
+}
+
+func firstOf(a, b host.Resource) host.Resource {
+	if a != nil {
+		return a
+	}
+	return b
+}

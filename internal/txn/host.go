@@ -1,0 +1,22 @@
+package txn
+
+import (
+	"context"
+
+	"drawbridge/internal/host"
+	"drawbridge/internal/plan"
+)
+
+// Host is the machine, or one kind of things on it. Package nettest has a fake
+// with the kernel's cascades; both pass nettest.Contract.
+type Host interface {
+	// Observe reads the resources with the given keys; those that are not there
+	// are missing from the answer. With no keys it reads all that can be listed
+	// (everything but sysctls, which are only read when asked for).
+	Observe(ctx context.Context, keys ...host.Key) (host.State, error)
+	// Apply carries out steps in order. Steps are idempotent: creating what is
+	// there as wanted, or deleting what is gone, is success. Neighbouring steps
+	// may be done in one kernel transaction. After an error any part may have
+	// been done; the caller looks again.
+	Apply(ctx context.Context, steps []plan.Step) error
+}
