@@ -1,0 +1,147 @@
+package engine
+
+import (
+	"strings"
+	"time"
+
+	"drawbridge/internal/host"
+	"drawbridge/internal/plan"
+	"drawbridge/internal/spec"
+	"drawbridge/internal/txn"
+)
+
+// Result is what became of a command.
+type Result struct {
+	// ID of the change; "" for a dry run or when there was nothing to do.
+	ID    string
+	Title string
+	Phase txn.Phase
+	// Steps that were, or would be, carried out; empty = nothing to do.
+	Steps []plan.Step
+	Risk  plan.Risk
+	// Cuts names the guests (or taps, where no guest is known) that lose their
+	// network.
+	Cuts []string
+	// Notes are remarks for the person who asked, one line each.
+	Notes  []string
+	DryRun bool
+	// Document after the change.
+	Document spec.Document
+}
+
+// Options of one command.
+type Options struct {
+	// DryRun plans and changes nothing.
+	DryRun bool
+	// CutGuests allows a change that takes guests' network away.
+	CutGuests bool
+}
+
+// CutError refuses a change that would take the network from guests.
+type CutError struct {
+	Title  string
+	Guests []string
+}
+
+// Error names the guests; each face names its own way to insist.
+func (e *CutError) Error() string { return e.Title + ": would cut off " + join(e.Guests) }
+
+// View is what there is to be seen at one moment.
+type View struct {
+	Document spec.Document
+	// State is what was seen on the host, foreign things included.
+	State host.State
+	// Networks by name: how each really is.
+	Networks map[spec.NetworkName]NetworkView
+	Ports    []Port
+	Leases   []Lease
+	// Changes that are not finished: pending, rolling back or stuck.
+	Changes []txn.Txn
+	// Problems of the host as a whole, one line each, worst first.
+	Problems []string
+	// Repairs counts what was put back since the daemon started.
+	Repairs int
+}
+
+// NetworkView is the health of one network.
+type NetworkView struct {
+	// Running: all that the network needs is there as wanted.
+	Running bool
+	// Problems, one line each: what differs and what to do.
+	Problems []string
+	// Guests counts ports in use.
+	Guests int
+	// Leases counts addresses given away, of PoolSize.
+	Leases, PoolSize int
+}
+
+// Port is a guest's NIC on a network.
+type Port struct {
+	Network spec.NetworkName
+	Bridge  string
+	Tap     string
+	// Guest is the guest's name; the tap's if nobody told us.
+	Guest string
+	// MAC of the guest's NIC, "" until known.
+	MAC string
+	// Addresses in the order learnt: reservation or lease, then IPv6.
+	Addresses []string
+	// Made is who made the port: qemu, attach, bridge-helper, or other for a
+	// tap that another program plugged in.
+	Made string
+	// Owner is the user id that the port belongs to; -1 for none.
+	Owner int
+	// PID and Process hold the tap open; 0 and "" if nobody does.
+	PID     int
+	Process string
+	// Bytes and packets, seen from the guest: received and sent.
+	RxBytes, TxBytes, RxPackets, TxPackets uint64
+}
+
+// PortRequest asks for a port.
+type PortRequest struct {
+	Network spec.NetworkName
+	// Guest is the name of the guest; "" takes the tap's.
+	Guest string
+	// MAC of the guest's NIC; "" makes one up, stable for the same guest name
+	// and network. NoMAC leaves it unknown, to be learnt (bridge helper).
+	MAC   string
+	NoMAC bool
+	// Queues of a multi-queue NIC, 1 to 256; 0 means 1.
+	Queues int
+	// NoVnetHdr leaves out the virtio header (bridge helper without --use-vnet).
+	NoVnetHdr bool
+	// Bridge may be given in place of Network (bridge helper).
+	Bridge string
+	// Made is one of qemu, attach, bridge-helper.
+	Made string
+	// Owner is the user id that may open a persistent tap; -1 for root only.
+	Owner int
+}
+
+// Lease is an address given to a guest.
+type Lease struct {
+	Network  spec.NetworkName
+	MAC      string
+	Address  string
+	Hostname string
+	// Expires is in seconds since 1970; 0 never.
+	Expires int64
+	// Guest is the name that DNS answers with.
+	Guest string
+}
+
+// Event tells watchers that something happened; Text is a whole sentence.
+type Event struct {
+	// Time in seconds and nanoseconds of the wall clock.
+	Time time.Time
+	// Kind is one of change, port, lease, drift, repair, services.
+	Kind string
+	// Object names what it is about: a network, a tap, an address.
+	Object string
+	Text   string
+	// Who did it, where that is known: a process, a user, or "drawbridge".
+	Who string
+}
+
+func join(names []string) string { return strings.Join(names, ", ") }
