@@ -8,20 +8,24 @@ import (
 
 // rank is the order in which kinds are made; they are taken away in the
 // opposite order. Rules come before links, so that there is no moment in which
-// a guest could be reached or reach out unfiltered. A parameter that gates the
-// whole host (rank of sysctl without a link) comes after the rules that it
-// depends on, and before any link that uses it.
+// a guest could be reached or reach out unfiltered. A parameter of the whole
+// host (forwarding) comes after those of single links: a link that needs
+// accept_ra=2 must have it before forwarding goes on.
 var rank = map[host.Kind]int{
 	host.KindTable: 0, host.KindSet: 1, host.KindChain: 2, host.KindElement: 3,
-	host.KindSysctl: 4, host.KindLink: 5, host.KindAddress: 7, host.KindRoute: 8,
+	host.KindLink: 4, host.KindAddress: 6, host.KindRoute: 7, host.KindSysctl: 8,
 	host.KindGuest: 9, host.KindReservation: 10, host.KindPool: 11, host.KindRouter: 12,
 	host.KindZone: 13, host.KindResolver: 14,
 }
 
+// rankLinkSysctl is the rank of a parameter that belongs to one link: after
+// the link, before its addresses.
+const rankLinkSysctl = 5
+
 func rankOf(s Step) int {
 	r := rank[s.Key().Kind]
 	if sysctl, ok := firstOf(s.After, s.Before).(host.Sysctl); ok && sysctl.Link != "" {
-		return 6
+		return rankLinkSysctl
 	}
 	return r
 }
@@ -37,7 +41,7 @@ func order(steps []Step) []Step {
 		switch {
 		case s.After != nil:
 			made = append(made, s)
-		case s.Key().Kind == host.KindElement:
+		case s.Key().Kind == host.KindElement, s.Key().Kind == host.KindTable && anew(steps, s.Key()):
 			dropped = append(dropped, s)
 		default:
 			gone = append(gone, s)
@@ -52,6 +56,11 @@ func order(steps []Step) []Step {
 	sortByRank(gone)
 	slices.Reverse(gone)
 	return slices.Concat(dropped, made, gone)
+}
+
+// anew says whether the thing that a step deletes is made by another.
+func anew(steps []Step, k host.Key) bool {
+	return slices.ContainsFunc(steps, func(s Step) bool { return s.After != nil && s.Key() == k })
 }
 
 func anyOf(steps []Step, k host.Kind) bool {
@@ -101,24 +110,54 @@ func depths(steps []Step) map[host.Key]int {
 	return depth
 }
 
-// withDependents drops deletions that the kernel does by itself, and adds the
-// making again of what is lost when something it hangs on is made anew.
+// withDependents drops deletions that the kernel does by itself, and makes a
+// table anew, with all that is in it, where one of its sets changes type: the
+// kernel cannot do that in place.
 func withDependents(steps []Step, goal, seen host.State) []Step {
+	anew := map[host.Key]bool{}
 	deleted := map[host.Key]bool{}
 	for _, s := range steps {
 		if s.After == nil {
 			deleted[s.Key()] = true
 		}
+		if set, ok := s.After.(host.Set); ok && s.Before != nil {
+			anew[set.Table.Key()] = true
+		}
 	}
-	return slices.DeleteFunc(steps, func(s Step) bool {
-		return s.After == nil && diesWith(s.Before, deleted)
+	steps = slices.DeleteFunc(steps, func(s Step) bool {
+		return s.After == nil && diesWith(s.Before, deleted) || anew[tableOf(firstOf(s.After, s.Before))]
 	})
+	for key := range anew {
+		steps = append(steps, Step{Before: seen[key]})
+		for _, r := range goal {
+			if tableOf(r) == key || r.Key() == key {
+				steps = append(steps, Step{After: r})
+			}
+		}
+	}
+	return steps
+}
+
+// tableOf is the key of the table that r is in; the zero Key if it is in none.
+func tableOf(r host.Resource) host.Key {
+	switch r := r.(type) {
+	case host.Set:
+		return r.Table.Key()
+	case host.Chain:
+		return r.Table.Key()
+	case host.Element:
+		return r.Table.Key()
+	}
+	return host.Key{}
 }
 
 // diesWith says whether the kernel deletes r together with something in
 // deleted: addresses, routes and parameters of a link go with it, and all that
 // is in a table goes with the table.
 func diesWith(r host.Resource, deleted map[host.Key]bool) bool {
+	if table := tableOf(r); table != (host.Key{}) {
+		return deleted[table]
+	}
 	switch r := r.(type) {
 	case host.Address:
 		return deleted[host.LinkKey(r.Link)]
@@ -126,12 +165,6 @@ func diesWith(r host.Resource, deleted map[host.Key]bool) bool {
 		return r.Link != "" && deleted[host.LinkKey(r.Link)]
 	case host.Route:
 		return r.Link != "" && deleted[host.LinkKey(r.Link)]
-	case host.Set:
-		return deleted[r.Table.Key()]
-	case host.Chain:
-		return deleted[r.Table.Key()]
-	case host.Element:
-		return deleted[r.Table.Key()]
 	}
 	return false
 }

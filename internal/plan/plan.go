@@ -153,6 +153,7 @@ func Make(want host.Wish, had host.Ledger, seen host.State) (Plan, error) {
 		delete(goal, key)
 		keys = append(keys, key)
 	}
+	keys = append(keys, strangers(want, had, seen)...)
 	steps := Diff(goal, seen.Only(keys))
 	cuts := cutPorts(steps, seen)
 	return Plan{Steps: steps, Risk: riskOf(steps, cuts, had), Cuts: cuts, Ledger: ledger}, nil
@@ -168,14 +169,12 @@ func claimFor(wanted, there host.Resource, had host.Ledger) (host.Claim, error) 
 	case there == nil:
 		return host.Claim{Kind: host.Made}, nil
 	case key.Kind == host.KindSysctl:
-		sysctl := wanted.(host.Sysctl)
 		if there == wanted {
 			return host.Claim{}, nil
 		}
-		if sysctl.Link == "" {
-			return host.Claim{Kind: host.Left, Original: there}, nil
-		}
-		return host.Claim{Kind: host.Borrowed, Original: there}, nil
+		// Parameters of the whole host, and of links that are not ours, gate
+		// others by the time we stop; those of our own links die with them.
+		return host.Claim{Kind: host.Left, Original: there}, nil
 	case inOurProcess(key.Kind), hangsOnMine(wanted, had):
 		return host.Claim{Kind: host.Made}, nil
 	}
@@ -201,6 +200,22 @@ func hangsOnMine(wanted host.Resource, had host.Ledger) bool {
 		}
 	}
 	return len(needs) > 0
+}
+
+// strangers are things that somebody put among ours, where only ours may be:
+// into our tables, or a service that we no longer know of. They are taken out.
+func strangers(want host.Wish, had host.Ledger, seen host.State) []host.Key {
+	var keys []host.Key
+	for key, there := range seen {
+		_, wanted := want.Present[key]
+		_, mine := had[key]
+		_, tableIsOurs := want.Present[tableOf(there)]
+		service := inOurProcess(key.Kind) && key.Kind != host.KindResolver
+		if !wanted && !mine && (tableIsOurs || service) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // Diff lists the ordered steps from seen to goal. Both are taken to be about

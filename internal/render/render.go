@@ -1,0 +1,161 @@
+// Package render compiles the document into what has to be on the host.
+//
+// It owns the modes, one file each, the ruleset, and the choices that people
+// leave open (free subnets, bridge names, addresses). It does not know what is
+// there now, except through Facts, nor how anything is done.
+//
+// Start reading at Mode and Modes below, then nat.go; rules.go has the ruleset.
+// A new mode is a file with a type that implements Mode, and its name in Modes.
+package render
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"drawbridge/internal/host"
+	"drawbridge/internal/spec"
+)
+
+// Mode is what one word in Network.Mode means.
+type Mode interface {
+	// Name is the word.
+	Name() spec.ModeName
+	// Summary says in one clause what guests get.
+	Summary() string
+	// Chains are the rules that networks of this mode jump to; they are there
+	// whether or not such a network is, so that starting one changes elements only.
+	Chains() []chain
+	// Validate checks what is special to the mode in a settled network.
+	Validate(spec.Network) error
+	// Render says what a running network of this mode needs on the host.
+	Render(spec.Network, Facts) (host.Wish, []Note, error)
+}
+
+// Modes is the only registration there is.
+var Modes = []Mode{nat{}, isolated{}}
+
+// DefaultMode is what a network gets that names none.
+const DefaultMode = spec.ModeName("nat")
+
+// Note is a remark for the person who asked for a change, one line.
+type Note string
+
+// ModeOf finds the mode of a network; *spec.InvalidError if there is no such word.
+func ModeOf(name spec.ModeName) (Mode, error) {
+	var known []string
+	for _, m := range Modes {
+		if m.Name() == name {
+			return m, nil
+		}
+		known = append(known, string(m.Name()))
+	}
+	return nil, &spec.InvalidError{Field: "mode", Reason: fmt.Sprintf("%q is not one of %s", name, strings.Join(known, ", "))}
+}
+
+// Validate checks a settled document: every network by itself, and all
+// together for names and subnets that collide.
+func Validate(d spec.Document) error {
+	bridges := map[string]spec.NetworkName{}
+	domains := map[string]spec.NetworkName{}
+	names := d.Names()
+	for i, name := range names {
+		n := d.Networks[name]
+		mode, err := ModeOf(n.Mode)
+		if err != nil {
+			return err
+		}
+		if err := n.Validate(); err != nil {
+			return err
+		}
+		if err := mode.Validate(n); err != nil {
+			return err
+		}
+		if other, taken := bridges[n.Bridge]; taken {
+			return &spec.InvalidError{Field: "bridge", Reason: fmt.Sprintf("%q is the bridge of network %q already", n.Bridge, other)}
+		}
+		if other, taken := domains[n.Domain]; taken && n.Domain != "" {
+			return &spec.InvalidError{Field: "domain", Reason: fmt.Sprintf("%q is the domain of network %q already", n.Domain, other)}
+		}
+		bridges[n.Bridge], domains[n.Domain] = name, name
+		for _, earlier := range names[:i] {
+			if err := disjoint(n, d.Networks[earlier]); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func disjoint(a, b spec.Network) error {
+	for _, s := range a.Subnets {
+		for _, o := range b.Subnets {
+			if s.Prefix.Overlaps(o.Prefix) {
+				return &spec.InvalidError{Field: "subnet", Reason: fmt.Sprintf("%s overlaps %s of network %q", s.Prefix, o.Prefix, b.Name)}
+			}
+		}
+	}
+	return nil
+}
+
+// Wish compiles all started networks of a valid document. The ruleset is part
+// of it as soon as one network runs.
+func Wish(d spec.Document, f Facts) (host.Wish, []Note, error) {
+	all := host.NewWish()
+	var notes []Note
+	for _, name := range d.Names() {
+		n := d.Networks[name]
+		if !n.Started {
+			continue
+		}
+		mode, err := ModeOf(n.Mode)
+		if err != nil {
+			return all, nil, err
+		}
+		w, said, err := mode.Render(n, f)
+		if err != nil {
+			return all, nil, fmt.Errorf("network %q: %w", name, err)
+		}
+		for k, r := range w.Present {
+			all.Present[k] = r
+		}
+		for k := range w.Absent {
+			all.Absent[k] = true
+		}
+		for _, note := range said {
+			if !slices.Contains(notes, note) {
+				notes = append(notes, note)
+			}
+		}
+	}
+	if len(all.Present) > 0 {
+		all.Present.Add(Ruleset()...)
+	}
+	return all, notes, nil
+}
+
+// Ruleset is everything of the tables that does not depend on which networks
+// there are.
+func Ruleset() []host.Resource {
+	rs := []host.Resource{routed, switched}
+	for _, s := range sets {
+		rs = append(rs, s)
+	}
+	for _, c := range allChains() {
+		rs = append(rs, c.resource())
+	}
+	return rs
+}
+
+func allChains() []chain {
+	chains := slices.Clone(baseChains)
+	for _, m := range Modes {
+		chains = append(chains, m.Chains()...)
+	}
+	return chains
+}
+
+// PortRules are the elements that guard a guest's tap on its switch.
+func PortRules(tap string) []host.Resource {
+	return []host.Resource{element(switched, setPorts, tap, "")}
+}

@@ -1,0 +1,93 @@
+package store
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// LivePort is a guest's NIC as the run directory remembers it: what the kernel
+// cannot tell. It is gone with the next boot, as the tap is.
+type LivePort struct {
+	Tap     string `json:"tap"`
+	Bridge  string `json:"bridge"`
+	Network string `json:"network"`
+	Guest   string `json:"guest"`
+	MAC     string `json:"mac,omitempty"`
+	Made    string `json:"made"`
+	Owner   int    `json:"owner"`
+	// Persistent taps outlive the process that opened them.
+	Persistent bool `json:"persistent"`
+	// Since is when the port was made, in seconds since 1970.
+	Since int64 `json:"since"`
+}
+
+// Ports keeps one small file for each live port. There is nothing to be
+// durable about: the directory is on a tmpfs and the taps die with the kernel.
+type Ports struct{ dir string }
+
+// OpenPorts uses the directory "ports" below the run directory.
+func OpenPorts(runDir string) (*Ports, error) {
+	dir := filepath.Join(runDir, "ports")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open ports: %w", err)
+	}
+	return &Ports{dir}, nil
+}
+
+// Save writes or replaces a port.
+func (p *Ports) Save(port LivePort) error {
+	b, err := json.Marshal(port)
+	if err != nil {
+		return fmt.Errorf("encode port %s: %w", port.Tap, err)
+	}
+	tmp := filepath.Join(p.dir, "."+port.Tap)
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return fmt.Errorf("save port: %w", err)
+	}
+	if err := os.Rename(tmp, filepath.Join(p.dir, port.Tap)); err != nil {
+		return fmt.Errorf("save port: %w", err)
+	}
+	return nil
+}
+
+// Remove forgets a port; one that is not there is no error.
+func (p *Ports) Remove(tap string) error {
+	if err := os.Remove(filepath.Join(p.dir, tap)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("forget port: %w", err)
+	}
+	return nil
+}
+
+// Load lists all ports. A file that cannot be read is skipped and returned as
+// a joined error beside those that can.
+func (p *Ports) Load() ([]LivePort, error) {
+	entries, err := os.ReadDir(p.dir)
+	if err != nil {
+		return nil, fmt.Errorf("load ports: %w", err)
+	}
+	var ports []LivePort
+	var errs []error
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(p.dir, e.Name()))
+		var port LivePort
+		if err == nil {
+			err = json.Unmarshal(b, &port)
+		}
+		if err == nil && port.Tap != e.Name() {
+			err = fmt.Errorf("it names another tap, %q", port.Tap)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("load port %s: %w", e.Name(), err))
+			continue
+		}
+		ports = append(ports, port)
+	}
+	return ports, errors.Join(errs...)
+}
