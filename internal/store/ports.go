@@ -7,23 +7,9 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-)
 
-// LivePort is a guest's NIC as the run directory remembers it: what the kernel
-// cannot tell. It is gone with the next boot, as the tap is.
-type LivePort struct {
-	Tap     string `json:"tap"`
-	Bridge  string `json:"bridge"`
-	Network string `json:"network"`
-	Guest   string `json:"guest"`
-	MAC     string `json:"mac,omitempty"`
-	Made    string `json:"made"`
-	Owner   int    `json:"owner"`
-	// Persistent taps outlive the process that opened them.
-	Persistent bool `json:"persistent"`
-	// Since is when the port was made, in seconds since 1970.
-	Since int64 `json:"since"`
-}
+	"drawbridge/internal/host"
+)
 
 // Ports keeps one small file for each live port. There is nothing to be
 // durable about: the directory is on a tmpfs and the taps die with the kernel.
@@ -39,7 +25,7 @@ func OpenPorts(runDir string) (*Ports, error) {
 }
 
 // Save writes or replaces a port.
-func (p *Ports) Save(port LivePort) error {
+func (p *Ports) Save(port host.Port) error {
 	b, err := json.Marshal(port)
 	if err != nil {
 		return fmt.Errorf("encode port %s: %w", port.Tap, err)
@@ -64,19 +50,19 @@ func (p *Ports) Remove(tap string) error {
 
 // Load lists all ports. A file that cannot be read is skipped and returned as
 // a joined error beside those that can.
-func (p *Ports) Load() ([]LivePort, error) {
+func (p *Ports) Load() ([]host.Port, error) {
 	entries, err := os.ReadDir(p.dir)
 	if err != nil {
 		return nil, fmt.Errorf("load ports: %w", err)
 	}
-	var ports []LivePort
+	var ports []host.Port
 	var errs []error
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), ".") {
 			continue
 		}
 		b, err := os.ReadFile(filepath.Join(p.dir, e.Name()))
-		var port LivePort
+		var port host.Port
 		if err == nil {
 			err = json.Unmarshal(b, &port)
 		}

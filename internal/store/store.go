@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -65,6 +66,7 @@ func (e *CorruptError) Unwrap() error { return e.Cause }
 // Store is the open state directory. Its methods may be called concurrently.
 type Store struct {
 	db *bbolt.DB
+	mu sync.Mutex // over saved and ledger
 	// saved is what the database holds, so that a commit writes differences only.
 	saved  spec.Document
 	ledger host.Ledger
@@ -180,10 +182,18 @@ func (s *Store) Close() error { return s.db.Close() }
 func (s *Store) Fresh() bool { return s.fresh }
 
 // Document returns the committed document.
-func (s *Store) Document() spec.Document { return s.saved.Clone() }
+func (s *Store) Document() spec.Document {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.saved.Clone()
+}
 
 // Ledger returns the committed ledger.
-func (s *Store) Ledger() host.Ledger { return s.ledger.Clone() }
+func (s *Store) Ledger() host.Ledger {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ledger.Clone()
+}
 
 // Save writes an unfinished change.
 func (s *Store) Save(t txn.Txn) error {
@@ -218,6 +228,8 @@ func (s *Store) Load() ([]txn.Txn, error) {
 // Commit stores document and ledger of a change and forgets the change, in one
 // transaction of the database.
 func (s *Store) Commit(t txn.Txn) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	doc := t.Doc.Clone()
 	doc.Revision = s.saved.Revision + 1
 	err := s.db.Update(func(tx *bbolt.Tx) error {

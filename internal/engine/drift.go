@@ -1,0 +1,212 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"drawbridge/internal/host"
+	"drawbridge/internal/plan"
+)
+
+// Hint says that something on the host changed. It is no news, only a reason
+// to look again; so a lost one costs nothing.
+type Hint struct {
+	// Object is what it was about, if known: a link, "rules", "services".
+	Object string
+	// Who did it, if the kernel tells: a process name and id.
+	Who string
+}
+
+// The debounce: events come in bursts, and a look at a large host takes tens of
+// milliseconds.
+const (
+	settleTime = 5 * time.Millisecond
+	// restFactor bounds the share of time spent looking to about a quarter.
+	restFactor = 3
+	// tick is how often the host is looked at without a hint: for what gives
+	// none, such as a parameter changed under /proc/sys.
+	tick = 5 * time.Second
+)
+
+// Follow repairs drift until ctx ends or hints is closed: whatever disappears
+// or is changed behind our back is put back.
+func (e *Engine) Follow(ctx context.Context, hints <-chan Hint) {
+	timer := time.NewTimer(tick)
+	defer timer.Stop()
+	var who string
+	var rest time.Duration
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case h, ok := <-hints:
+			if !ok {
+				return
+			}
+			if h.Who != "" {
+				who = h.Who
+			}
+			if !drain(ctx, hints, &who, max(settleTime, rest)) {
+				return
+			}
+		case <-timer.C:
+		}
+		began := time.Now()
+		e.repair(ctx, who)
+		rest, who = restFactor*time.Since(began), ""
+		timer.Reset(min(tick, e.nextTry()))
+	}
+}
+
+// drain waits for a burst of hints to end, at most a while.
+func drain(ctx context.Context, hints <-chan Hint, who *string, wait time.Duration) bool {
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case h, ok := <-hints:
+			if !ok {
+				return false
+			}
+			if h.Who != "" {
+				*who = h.Who
+			}
+		case <-timer.C:
+			return true
+		}
+	}
+}
+
+// repair looks once and puts back what differs.
+func (e *Engine) repair(ctx context.Context, who string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.expire(ctx)
+	if e.quarrel.resting() {
+		return
+	}
+	steps, err := e.reconcile(ctx, "repair", e.Store.Document())
+	if err != nil {
+		if ctx.Err() == nil {
+			e.Log.Error("repair", "err", err)
+			e.quarrel.note(keysOf(steps), who)
+		}
+		return
+	}
+	if len(steps) == 0 {
+		e.quarrel.calm()
+		return
+	}
+	e.repairs++
+	e.quarrel.note(keysOf(steps), who)
+	by := who
+	if by == "" {
+		by = "somebody"
+	}
+	e.Log.Info("put back", "steps", len(steps), "first", steps[0].Key().String(), "who", by)
+	e.tell(Event{Kind: "repair", Object: steps[0].Key().String(), Who: by,
+		Text: fmt.Sprintf("%d things were changed by %s and put back, first %s", len(steps), by, steps[0].Key())})
+}
+
+// expire takes back the changes whose time is over.
+func (e *Engine) expire(ctx context.Context) {
+	for _, t := range slices.Clone(e.open) {
+		if t.Deadline == 0 || e.Boottime() < t.Deadline {
+			continue
+		}
+		done, err := e.runner.Rollback(ctx, t, fmt.Errorf("nobody confirmed in time"))
+		e.forget(t.ID)
+		if err != nil && done.Phase == "stuck" {
+			e.open = append(e.open, done)
+		}
+	}
+}
+
+func keysOf(steps []plan.Step) []host.Key {
+	var keys []host.Key
+	for _, s := range steps {
+		keys = append(keys, s.Key())
+	}
+	return keys
+}
+
+// quarrel notices when another program keeps undoing what we put back, and
+// makes us back off instead of fighting at full speed.
+type quarrel struct {
+	now   func() time.Time
+	seen  map[host.Key][]time.Time
+	rest  time.Duration
+	until time.Time
+	about string
+	with  string
+}
+
+// One repair of a thing in a while is repair; quarrelCount within
+// quarrelWindow is a fight.
+const (
+	quarrelWindow = 30 * time.Second
+	quarrelCount  = 5
+	shortestRest  = 2 * time.Second
+	longestRest   = 2 * time.Minute
+)
+
+// note records that keys had to be put back, undone by who.
+func (q *quarrel) note(keys []host.Key, who string) {
+	now := q.now()
+	for _, k := range keys {
+		recent := slices.DeleteFunc(q.seen[k], func(t time.Time) bool { return now.Sub(t) > quarrelWindow })
+		q.seen[k] = append(recent, now)
+		if len(q.seen[k]) < quarrelCount {
+			continue
+		}
+		q.rest = min(max(2*q.rest, shortestRest), longestRest)
+		q.until, q.about = now.Add(q.rest), k.String()
+		if who != "" {
+			q.with = who
+		}
+		q.seen = map[host.Key][]time.Time{k: q.seen[k][len(q.seen[k])-quarrelCount+1:]}
+		return
+	}
+}
+
+// calm is told that all was well; after a window of peace the rest is forgotten.
+func (q *quarrel) calm() {
+	if !q.until.IsZero() && q.now().Sub(q.until) > quarrelWindow {
+		*q = quarrel{now: q.now, seen: map[host.Key][]time.Time{}}
+	}
+}
+
+func (q *quarrel) resting() bool { return q.now().Before(q.until) }
+
+// problem is the line for status, "" in peace.
+func (q *quarrel) problem() string {
+	if q.until.IsZero() {
+		return ""
+	}
+	who := "another program"
+	if q.with != "" {
+		who = q.with
+	}
+	return strings.TrimSpace(fmt.Sprintf("%s keeps undoing %s; it is put back every %s only: stop %s from managing it", who, q.about, q.rest, who))
+}
+
+// nextTry is how long until the next look is due.
+func (e *Engine) nextTry() time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	next := tick
+	if left := e.quarrel.until.Sub(e.Now()); left > 0 {
+		next = left
+	}
+	for _, t := range e.open {
+		if t.Deadline != 0 {
+			next = min(next, max(time.Duration(t.Deadline-e.Boottime()), 0))
+		}
+	}
+	return max(next, settleTime)
+}

@@ -1,0 +1,260 @@
+// Package engine is the one door: every command, start-up and every repair
+// takes the same road through it, from an edit of the document to a change of
+// the host that holds or is taken back.
+//
+// It owns the pipeline (edit, settle, render, plan, carry out), the rule that
+// one change happens at a time, live ports, and drift repair. It does not know
+// any face, mode or kind of resource.
+//
+// Start reading at Engine below, then change in pipeline.go; ports.go has
+// guests' NICs, drift.go the repair, health.go what is shown.
+package engine
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"drawbridge/internal/host"
+	"drawbridge/internal/spec"
+	"drawbridge/internal/txn"
+)
+
+// Store is where the document, the ledger and the journal are.
+type Store interface {
+	txn.Journal
+	Document() spec.Document
+	Ledger() host.Ledger
+}
+
+// LivePorts is where ports are remembered until the next boot.
+type LivePorts interface {
+	Save(host.Port) error
+	Remove(tap string) error
+	Load() ([]host.Port, error)
+}
+
+// Taps opens the cables of guests.
+type Taps interface {
+	// OpenTap makes a tap and returns one descriptor for each queue; an error
+	// that is fs.ErrExist if the name is taken. owner is a user id or -1.
+	OpenTap(name string, queues, owner int, persist, vnetHdr bool) ([]*os.File, error)
+	// OpenVhost returns a vhost descriptor for each queue, or none where the
+	// kernel has no vhost.
+	OpenVhost(queues int) []*os.File
+	// TapUsers finds which process holds which tap.
+	TapUsers(ctx context.Context) (map[string]TapUser, error)
+	// Counters reads bytes and packets of all links.
+	Counters(ctx context.Context) (map[string]Counters, error)
+}
+
+// TapUser is the process that holds a tap open.
+type TapUser struct {
+	PID     int
+	Process string
+	// Guest is the name that the process was given for its guest (QEMU's -name).
+	Guest string
+}
+
+// Counters of a link, from the host's side.
+type Counters struct{ RxBytes, TxBytes, RxPackets, TxPackets uint64 }
+
+// Services tells about the guest services beyond what they serve.
+type Services interface {
+	// Leases lists what DHCP gave away.
+	Leases(ctx context.Context) ([]Lease, error)
+	// Problems lists what keeps services from working, one line each.
+	Problems() []string
+}
+
+// Config is what an engine is made of.
+type Config struct {
+	Host     txn.Host
+	Store    Store
+	Ports    LivePorts
+	Taps     Taps
+	Services Services
+	Log      *slog.Logger
+	// Seed makes made-up addresses differ from host to host (machine-id).
+	Seed string
+	// BootID and Boottime are handed to txn.Runner.
+	BootID   string
+	Boottime func() int64
+	// Resolved says whether systemd-resolved answers for the host just now.
+	Resolved func(context.Context) bool
+	// Now is the wall clock.
+	Now func() time.Time
+	// FirstSinceBoot: networks are started or stopped as their Autostart says.
+	FirstSinceBoot bool
+}
+
+// Engine is the door. Its methods may be called concurrently; changes are made
+// one at a time.
+type Engine struct {
+	Config
+	runner txn.Runner
+
+	// mu is held from looking at the host until the change is done, so that a
+	// plan is never made from what another change is about to alter.
+	mu sync.Mutex
+	// open are changes that wait for a person or are stuck.
+	open []txn.Txn
+	// live are the ports by tap.
+	live map[string]host.Port
+	// held are networks that cannot run just now, and why.
+	held map[spec.NetworkName]string
+	// quarrel counts repairs of one thing, to notice who keeps undoing them.
+	quarrel quarrel
+	repairs int
+
+	watchers watchers
+}
+
+// New makes an engine; nothing is read or changed before Start.
+func New(c Config) *Engine {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Resolved == nil {
+		c.Resolved = func(context.Context) bool { return false }
+	}
+	return &Engine{
+		Config:  c,
+		runner:  txn.Runner{Host: c.Host, Journal: c.Store, Log: c.Log, Boottime: c.Boottime, BootID: c.BootID},
+		live:    map[string]host.Port{},
+		held:    map[spec.NetworkName]string{},
+		quarrel: quarrel{now: c.Now, seen: map[host.Key][]time.Time{}},
+	}
+}
+
+// Start ends what a crash left unfinished, finds the live ports again, and
+// makes the host what the document says. An error means that the engine cannot
+// be used; networks that cannot run are no error but problems in the View.
+func (e *Engine) Start(ctx context.Context) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	open, err := e.runner.Recover(ctx)
+	if err != nil {
+		return err
+	}
+	e.open = open
+	ports, err := e.Ports.Load()
+	if err != nil {
+		e.Log.Warn("a port was forgotten", "err", err)
+	}
+	for _, p := range ports {
+		e.live[p.Tap] = p
+	}
+	want := e.Store.Document()
+	if e.FirstSinceBoot {
+		for name, n := range want.Networks {
+			n.Started = n.Autostart
+			want.Networks[name] = n
+		}
+	}
+	if _, err := e.reconcile(ctx, "start", want); err != nil {
+		e.Log.Error("not all networks could be started", "err", err)
+	}
+	return nil
+}
+
+// Do carries out a command, or plans it for a dry run. On an error nothing has
+// changed, unless it is a *txn.StuckError.
+func (e *Engine) Do(ctx context.Context, c Command, o Options) (Result, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	had := e.Store.Document()
+	want, err := c.Edit(had.Clone())
+	if err != nil {
+		return Result{}, fmt.Errorf("%s: %w", c.Title(), err)
+	}
+	res, err := e.change(ctx, c.Title(), had, want, o)
+	if err == nil && !o.DryRun && res.ID != "" {
+		e.tell(Event{Kind: "change", Object: res.ID, Text: c.Title(), Who: "drawbridge"})
+	}
+	return res, err
+}
+
+// Confirm keeps a change that waits for a person.
+func (e *Engine) Confirm(ctx context.Context, id string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, err := e.waiting(id)
+	if err != nil {
+		return err
+	}
+	if e.Boottime() >= t.Deadline {
+		return fmt.Errorf("change %s: its time is over, it is being taken back: %w", id, spec.ErrInUse)
+	}
+	_, err = e.runner.Confirm(ctx, t)
+	e.forget(id)
+	return err
+}
+
+// Cancel takes back a change that waits for a person.
+func (e *Engine) Cancel(ctx context.Context, id string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, err := e.waiting(id)
+	if err != nil {
+		return err
+	}
+	done, err := e.runner.Rollback(ctx, t, errCancelled)
+	e.forget(id)
+	if done.Phase == txn.Stuck {
+		e.open = append(e.open, done)
+		return err
+	}
+	return nil
+}
+
+var errCancelled = fmt.Errorf("cancelled")
+
+// Extend gives a waiting change more time.
+func (e *Engine) Extend(_ context.Context, id string, by time.Duration) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	t, err := e.waiting(id)
+	if err != nil {
+		return err
+	}
+	t.Deadline += int64(by)
+	if err := e.Store.Save(t); err != nil {
+		return fmt.Errorf("extend change %s: %w", id, err)
+	}
+	e.forget(id)
+	e.open = append(e.open, t)
+	return nil
+}
+
+func (e *Engine) waiting(id string) (txn.Txn, error) {
+	for _, t := range e.open {
+		if t.ID == id && t.Phase == txn.Waiting {
+			return t, nil
+		}
+	}
+	return txn.Txn{}, fmt.Errorf("pending change %q: %w", id, spec.ErrNotFound)
+}
+
+func (e *Engine) forget(id string) {
+	kept := e.open[:0]
+	for _, t := range e.open {
+		if t.ID != id {
+			kept = append(kept, t)
+		}
+	}
+	e.open = kept
+}
+
+// newID makes the id of a change: eight hex digits, enough to tell apart what a
+// person sees at one time.
+func newID() string {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // crypto/rand.Read never fails since Go 1.24
+	return hex.EncodeToString(b[:])
+}

@@ -1,0 +1,263 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"drawbridge/internal/host"
+	"drawbridge/internal/plan"
+	"drawbridge/internal/spec"
+	"drawbridge/internal/txn"
+)
+
+// View looks at the host and tells how everything is.
+func (e *Engine) View(ctx context.Context) (View, error) {
+	leases, leaseErr := e.Services.Leases(ctx)
+	users, err := e.Taps.TapUsers(ctx)
+	if err != nil {
+		return View{}, fmt.Errorf("see who uses taps: %w", err)
+	}
+	counters, err := e.Taps.Counters(ctx)
+	if err != nil {
+		return View{}, fmt.Errorf("read counters: %w", err)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	doc := e.Store.Document()
+	facts, err := e.look(ctx)
+	if err != nil {
+		return View{}, err
+	}
+	v := View{
+		Document: doc, State: facts.Seen, Leases: leases, Changes: slices.Clone(e.open),
+		Networks: map[spec.NetworkName]NetworkView{}, Repairs: e.repairs,
+	}
+	v.Ports = e.portsSeen(doc, facts.Seen, users, counters)
+	v.Leases = nameLeases(v.Leases, v.Ports, doc)
+	fillAddresses(v.Ports, v.Leases, doc)
+	d, err := e.planFor(ctx, e.without(doc, e.held), facts)
+	var missing []plan.Step
+	if err != nil {
+		v.Problems = append(v.Problems, err.Error())
+	} else {
+		missing = d.plan.Steps
+	}
+	for name, n := range doc.Networks {
+		v.Networks[name] = e.networkView(n, missing, v)
+	}
+	v.Problems = append(v.Problems, e.hostProblems(missing, doc, leaseErr)...)
+	return v, nil
+}
+
+func (e *Engine) without(doc spec.Document, held map[spec.NetworkName]string) spec.Document {
+	doc = doc.Clone()
+	for name := range held {
+		if n, ok := doc.Networks[name]; ok {
+			n.Started = false
+			doc.Networks[name] = n
+		}
+	}
+	return doc
+}
+
+func (e *Engine) networkView(n spec.Network, missing []plan.Step, v View) NetworkView {
+	nv := NetworkView{Running: n.Started}
+	for _, p := range v.Ports {
+		if p.Network == n.Name {
+			nv.Guests++
+		}
+	}
+	for _, l := range v.Leases {
+		if l.Network == n.Name {
+			nv.Leases++
+		}
+	}
+	if four, ok := n.Subnet4(); ok && !four.Range.IsZero() {
+		nv.PoolSize = rangeSize(four.Range)
+	}
+	if why, held := e.held[n.Name]; held && n.Started {
+		nv.Running = false
+		nv.Problems = append(nv.Problems, why+"; remove it, or give the network another bridge")
+	}
+	if !n.Started {
+		return nv
+	}
+	for _, s := range missing {
+		if hangsOn(s.Key(), n.Bridge) {
+			nv.Running = false
+			nv.Problems = append(nv.Problems, differs(s))
+		}
+	}
+	return nv
+}
+
+func (e *Engine) hostProblems(missing []plan.Step, doc spec.Document, leaseErr error) []string {
+	var problems []string
+	if leaseErr != nil {
+		problems = append(problems, "guest services do not answer: "+leaseErr.Error())
+	}
+	problems = append(problems, e.Services.Problems()...)
+	if p := e.quarrel.problem(); p != "" {
+		problems = append(problems, p)
+	}
+	for _, t := range e.open {
+		if t.Phase == txn.Stuck {
+			problems = append(problems, fmt.Sprintf("change %s is stuck: %s", t.ID, t.Problem))
+		}
+	}
+	for _, s := range missing {
+		if !slices.ContainsFunc(doc.Names(), func(name spec.NetworkName) bool { return hangsOn(s.Key(), doc.Networks[name].Bridge) }) {
+			problems = append(problems, differs(s))
+		}
+	}
+	return problems
+}
+
+func differs(s plan.Step) string {
+	switch s.Verb() {
+	case "create":
+		return s.Key().String() + " is missing"
+	case "delete":
+		return s.Key().String() + " should not be there"
+	}
+	return s.Key().String() + " is not as wanted"
+}
+
+// hangsOn says whether a thing belongs to a bridge: the name stands in its key
+// as a word of its own, since keys are what a person would recognise.
+func hangsOn(k host.Key, bridge string) bool {
+	return bridge != "" && slices.Contains(strings.FieldsFunc(k.Name, func(r rune) bool { return r == ' ' || r == '/' }), bridge)
+}
+
+func rangeSize(r spec.Range) int {
+	a, b := r.First.As4(), r.Last.As4()
+	n := func(v [4]byte) int { return int(v[0])<<24 | int(v[1])<<16 | int(v[2])<<8 | int(v[3]) }
+	return n(b) - n(a) + 1
+}
+
+// portsSeen lists the guests' NICs on our bridges, ours and those that others
+// plugged in.
+func (e *Engine) portsSeen(doc spec.Document, seen host.State, users map[string]TapUser, counters map[string]Counters) []Port {
+	networks := map[string]spec.NetworkName{}
+	for name, n := range doc.Networks {
+		networks[n.Bridge] = name
+	}
+	var ports []Port
+	for _, key := range seen.Keys() {
+		l, ok := seen[key].(host.Link)
+		if !ok {
+			continue
+		}
+		live, ours := e.live[l.Name]
+		network, onOurs := networks[l.Master]
+		if !ours && !onOurs {
+			continue
+		}
+		p := Port{Network: network, Bridge: l.Master, Tap: l.Name, Guest: l.Name, Made: "other", Owner: -1}
+		if ours {
+			p = portView(live)
+		}
+		user := users[l.Name]
+		p.PID, p.Process = user.PID, user.Process
+		if p.Guest == p.Tap && user.Guest != "" {
+			p.Guest = user.Guest
+		}
+		// What the host sends into a tap, the guest receives.
+		c := counters[l.Name]
+		p.RxBytes, p.TxBytes, p.RxPackets, p.TxPackets = c.TxBytes, c.RxBytes, c.TxPackets, c.RxPackets
+		ports = append(ports, p)
+	}
+	return ports
+}
+
+// nameLeases gives each lease the name that DNS answers with: the port's, else
+// the reservation's, else what the client said.
+func nameLeases(leases []Lease, ports []Port, doc spec.Document) []Lease {
+	names := map[string]string{}
+	for name, n := range doc.Networks {
+		for _, r := range n.Reservations {
+			names[string(name)+" "+r.MAC] = r.Hostname
+		}
+	}
+	for _, p := range ports {
+		if p.MAC != "" && p.Guest != p.Tap {
+			names[string(p.Network)+" "+p.MAC] = p.Guest
+		}
+	}
+	for i, l := range leases {
+		leases[i].Guest = nameOr(names[string(l.Network)+" "+l.MAC], l.Hostname)
+	}
+	return leases
+}
+
+func fillAddresses(ports []Port, leases []Lease, doc spec.Document) {
+	addrs := map[string][]string{}
+	for _, l := range leases {
+		addrs[string(l.Network)+" "+l.MAC] = append(addrs[string(l.Network)+" "+l.MAC], l.Address)
+	}
+	for name, n := range doc.Networks {
+		for _, r := range n.Reservations {
+			key := string(name) + " " + r.MAC
+			if !slices.Contains(addrs[key], r.Addr.String()) && len(addrs[key]) == 0 {
+				addrs[key] = append(addrs[key], r.Addr.String())
+			}
+		}
+	}
+	for i, p := range ports {
+		ports[i].Addresses = addrs[string(p.Network)+" "+p.MAC]
+	}
+}
+
+// watchers are those who listen to events.
+type watchers struct {
+	mu   sync.Mutex
+	subs map[chan Event]bool
+}
+
+// watchBuffer is how far a listener may fall behind before it is dropped.
+const watchBuffer = 256
+
+// Watch returns the events from now on. The channel is closed when ctx ends, or
+// when the listener does not keep up.
+func (e *Engine) Watch(ctx context.Context) <-chan Event {
+	ch := make(chan Event, watchBuffer)
+	e.watchers.mu.Lock()
+	defer e.watchers.mu.Unlock()
+	if e.watchers.subs == nil {
+		e.watchers.subs = map[chan Event]bool{}
+	}
+	e.watchers.subs[ch] = true
+	context.AfterFunc(ctx, func() { e.watchers.drop(ch) })
+	return ch
+}
+
+func (w *watchers) drop(ch chan Event) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.subs[ch] {
+		delete(w.subs, ch)
+		close(ch)
+	}
+}
+
+// tell sends an event to all who listen; one who does not read is dropped, not
+// waited for.
+func (e *Engine) tell(ev Event) {
+	ev.Time = e.Now()
+	e.watchers.mu.Lock()
+	defer e.watchers.mu.Unlock()
+	for ch := range e.watchers.subs {
+		select {
+		case ch <- ev:
+		default:
+			delete(e.watchers.subs, ch)
+			close(ch)
+		}
+	}
+}
+
+// Tell passes on an event that happened elsewhere, such as a new lease.
+func (e *Engine) Tell(ev Event) { e.tell(ev) }

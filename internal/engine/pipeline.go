@@ -1,0 +1,213 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"drawbridge/internal/host"
+	"drawbridge/internal/plan"
+	"drawbridge/internal/render"
+	"drawbridge/internal/spec"
+	"drawbridge/internal/txn"
+)
+
+// draft is a change that was thought through and not yet done.
+type draft struct {
+	doc   spec.Document
+	plan  plan.Plan
+	seen  host.State
+	notes []render.Note
+}
+
+// change takes the whole road from a wanted document to a changed host.
+func (e *Engine) change(ctx context.Context, title string, had, want spec.Document, o Options) (Result, error) {
+	d, err := e.draft(ctx, had, want)
+	if err != nil {
+		return Result{}, fmt.Errorf("%s: %w", title, err)
+	}
+	res := Result{
+		Title: title, Steps: d.plan.Steps, Risk: d.plan.Risk, Cuts: e.guestsOf(d.plan.Cuts),
+		DryRun: o.DryRun, Document: d.doc,
+	}
+	for _, n := range d.notes {
+		res.Notes = append(res.Notes, string(n))
+	}
+	if o.DryRun {
+		return res, nil
+	}
+	if len(res.Cuts) > 0 && !o.CutGuests {
+		return res, &CutError{Title: title, Guests: res.Cuts}
+	}
+	if len(d.plan.Steps) == 0 && d.doc.Equal(had) && maps.Equal(d.plan.Ledger, e.Store.Ledger()) {
+		return res, nil
+	}
+	if busy := e.pending(); busy != "" {
+		return res, fmt.Errorf("%s: change %s is pending: %w; confirm or cancel it first", title, busy, spec.ErrInUse)
+	}
+	done, err := e.carryOut(ctx, title, d)
+	res.ID, res.Phase = done.ID, done.Phase
+	return res, err
+}
+
+func (e *Engine) carryOut(ctx context.Context, title string, d draft) (txn.Txn, error) {
+	if d.plan.Risk == plan.RiskHost {
+		return txn.Txn{}, fmt.Errorf("%s: it would touch the host's own links, which this version does not do", title)
+	}
+	scope, snapshot, goal := plan.Frame(d.plan.Steps, d.seen)
+	done, err := e.runner.Run(ctx, txn.Txn{
+		ID: newID(), Title: title, Steps: d.plan.Steps, Scope: scope, Snapshot: snapshot, Goal: goal,
+		Doc: d.doc, Ledger: d.plan.Ledger,
+	})
+	if done.Phase == txn.Stuck || done.Phase == txn.Waiting {
+		e.open = append(e.open, done)
+	}
+	return done, err
+}
+
+func (e *Engine) pending() string {
+	for _, t := range e.open {
+		return t.ID
+	}
+	return ""
+}
+
+// draft settles, renders and plans.
+func (e *Engine) draft(ctx context.Context, had, want spec.Document) (draft, error) {
+	facts, err := e.look(ctx)
+	if err != nil {
+		return draft{}, err
+	}
+	doc, err := render.Settle(had, want, facts)
+	if err != nil {
+		return draft{}, err
+	}
+	if err := render.Validate(doc); err != nil {
+		return draft{}, err
+	}
+	return e.planFor(ctx, doc, facts)
+}
+
+// planFor renders a settled document and plans the way there.
+func (e *Engine) planFor(ctx context.Context, doc spec.Document, facts render.Facts) (draft, error) {
+	wish, notes, err := render.Wish(doc, facts)
+	if err != nil {
+		return draft{}, err
+	}
+	ledger := e.Store.Ledger()
+	e.wishPorts(&wish, ledger, facts.Seen)
+	if err := e.lookCloser(ctx, facts.Seen, wish, ledger); err != nil {
+		return draft{}, err
+	}
+	p, err := plan.Make(wish, ledger, facts.Seen)
+	if err != nil {
+		return draft{}, err
+	}
+	e.disownPorts(p.Ledger)
+	return draft{doc: doc, plan: p, seen: facts.Seen, notes: notes}, nil
+}
+
+const forwarding6 = "net/ipv6/conf/all/forwarding"
+
+// look reads the host.
+func (e *Engine) look(ctx context.Context) (render.Facts, error) {
+	seen, err := e.Host.Observe(ctx)
+	if err != nil {
+		return render.Facts{}, fmt.Errorf("look at the host: %w", err)
+	}
+	probe, err := e.Host.Observe(ctx, host.SysctlKey(forwarding6))
+	if err != nil {
+		return render.Facts{}, fmt.Errorf("look at the host: %w", err)
+	}
+	maps.Copy(seen, probe)
+	_, six := probe[host.SysctlKey(forwarding6)]
+	return render.Facts{Seen: seen, Seed: e.Seed, KernelIPv6: six, Resolved: e.Resolved(ctx)}, nil
+}
+
+// lookCloser adds to seen what can only be seen by asking for it.
+func (e *Engine) lookCloser(ctx context.Context, seen host.State, wish host.Wish, ledger host.Ledger) error {
+	var ask []host.Key
+	need := func(k host.Key) {
+		if _, known := seen[k]; !known && k.Kind == host.KindSysctl {
+			ask = append(ask, k)
+		}
+	}
+	for k := range wish.Present {
+		need(k)
+	}
+	for k := range ledger {
+		if _, again := wish.Present[k]; !again {
+			need(k)
+		}
+	}
+	if len(ask) == 0 {
+		return nil
+	}
+	slices.SortFunc(ask, host.Key.Compare)
+	more, err := e.Host.Observe(ctx, ask...)
+	if err != nil {
+		return fmt.Errorf("look at the host: %w", err)
+	}
+	// A parameter does not tell which link it belongs to; the wish does.
+	for k, r := range more {
+		if wanted, ok := wish.Present[k].(host.Sysctl); ok {
+			got := r.(host.Sysctl)
+			got.Link = wanted.Link
+			r = got
+		}
+		seen[k] = r
+	}
+	return nil
+}
+
+// reconcile makes the host what the document says, leaving out networks that
+// something foreign keeps from running; those become problems. It returns the
+// steps that were taken.
+func (e *Engine) reconcile(ctx context.Context, title string, want spec.Document) ([]plan.Step, error) {
+	had := e.Store.Document()
+	facts, err := e.look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.reap(ctx, facts.Seen); err != nil {
+		e.Log.Warn("ports of ended guests", "err", err)
+	}
+	held := map[spec.NetworkName]string{}
+	runnable := want.Clone()
+	for {
+		d, err := e.planFor(ctx, runnable, facts)
+		if name, why, ok := culprit(err, runnable); ok {
+			n := runnable.Networks[name]
+			n.Started = false
+			runnable.Networks[name] = n
+			held[name] = why
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		e.held = held
+		d.doc = want
+		if len(d.plan.Steps) == 0 && want.Equal(had) && maps.Equal(d.plan.Ledger, e.Store.Ledger()) {
+			return nil, nil
+		}
+		_, err = e.carryOut(ctx, title, d)
+		return d.plan.Steps, err
+	}
+}
+
+// culprit finds the network whose bridge something foreign stands in the way of.
+func culprit(err error, d spec.Document) (spec.NetworkName, string, bool) {
+	var foreign *plan.ForeignError
+	if !errors.As(err, &foreign) {
+		return "", "", false
+	}
+	for name, n := range d.Networks {
+		if n.Started && hangsOn(foreign.Key, n.Bridge) {
+			return name, foreign.Error(), true
+		}
+	}
+	return "", "", false
+}

@@ -1,0 +1,23 @@
+package host
+
+// Port is a guest's NIC on a network, as the run directory remembers it: what
+// the kernel cannot tell. It is gone with the next boot, as the tap is.
+type Port struct {
+	Tap     string `json:"tap"`
+	Bridge  string `json:"bridge"`
+	Network string `json:"network"`
+	// Guest is the guest's name, "" if nobody told us.
+	Guest string `json:"guest,omitempty"`
+	// MAC of the guest's NIC, "" until known.
+	MAC string `json:"mac,omitempty"`
+	// MTU of the tap in bytes.
+	MTU int `json:"mtu"`
+	// Made is who made the port: qemu, attach or bridge-helper.
+	Made string `json:"made"`
+	// Owner is the user id that the port belongs to.
+	Owner int `json:"owner"`
+	// Persistent taps outlive the process that opened them.
+	Persistent bool `json:"persistent"`
+	// Since is when the port was made, in seconds since 1970.
+	Since int64 `json:"since"`
+}
