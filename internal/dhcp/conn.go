@@ -1,0 +1,54 @@
+package dhcp
+
+import (
+	"errors"
+	"net/netip"
+)
+
+// ErrGone says that the interface that a Conn was opened on is no more.
+var ErrGone = errors.New("the interface is gone")
+
+// Message is a place for one received message. Receive fills Data, whose
+// capacity is maxMessage, and cuts it to the message's length.
+type Message struct{ Data []byte }
+
+// maxMessage is the longest message that is read, in bytes; longer ones are cut
+// and thereby malformed. Clients that follow RFC 2131 send up to 576.
+const maxMessage = 1500
+
+// newMessages makes places that share one piece of memory, which only becomes
+// resident as far as it is used.
+func newMessages(n int) []Message {
+	slab := make([]byte, n*maxMessage)
+	out := make([]Message, n)
+	for i := range out {
+		out[i].Data = slab[i*maxMessage : (i+1)*maxMessage : (i+1)*maxMessage]
+	}
+	return out
+}
+
+// ARPReply says who answers for an address.
+type ARPReply struct {
+	Addr netip.Addr
+	MAC  [6]byte
+}
+
+// Conn is how the server talks to the clients of one bridge. Receive and
+// ReceiveARP are called from one goroutine each, the others from any.
+type Conn interface {
+	// Receive waits for at least one message, then takes those that are there
+	// already, and returns how many. Data of each is valid until the next call.
+	// After an error nothing more will come: it wraps net.ErrClosed after
+	// Close, ErrGone if the interface vanished.
+	Receive(into []Message) (int, error)
+	// ReceiveARP waits for the next ARP reply that was sent to us.
+	ReceiveARP() (ARPReply, error)
+	// Send sends replies, as many as it can, and does not wait. The error is
+	// about the first one that was not sent.
+	Send(replies []Reply) error
+	// Probe asks by ARP who has an address, as one does who has none himself
+	// (RFC 5227, section 2.1.1).
+	Probe(addr netip.Addr) error
+	// Close ends the other calls.
+	Close() error
+}
