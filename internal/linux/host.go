@@ -1,0 +1,182 @@
+// Package linux reads and changes the kernel's networking: links, addresses,
+// routes, parameters, nftables, taps, neighbours, and the sockets that need
+// privileges.
+//
+// It owns how each kind of resource is observed and applied, and nothing is
+// remembered: every answer is read from the kernel. It does not know documents,
+// networks or modes, and starts no programs.
+//
+// Start reading at Host below. rtnl.go is the conversation with the kernel;
+// link.go, address.go, route.go and sysctl.go are a kind each, nft*.go the rules.
+package linux
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"drawbridge/internal/host"
+	"drawbridge/internal/plan"
+)
+
+// Host is the machine's networking, in the network namespace that New was
+// called in. It implements txn.Host for the kinds that Kinds lists. Its methods
+// may be called from several goroutines.
+type Host struct {
+	log   *slog.Logger
+	rtnl  *rtnl
+	rules *nftAdapter
+}
+
+// New opens the sockets to the kernel, in the calling thread's network
+// namespace. The program must not change its namespace afterwards.
+func New(log *slog.Logger) (*Host, error) {
+	r, err := dialRtnl()
+	if err != nil {
+		return nil, err
+	}
+	rules, err := newNFT()
+	if err != nil {
+		return nil, errors.Join(err, r.close())
+	}
+	return &Host{log: log, rtnl: r, rules: rules}, nil
+}
+
+// Close gives the sockets back.
+func (h *Host) Close() error { return errors.Join(h.rules.Close(), h.rtnl.close()) }
+
+// Kinds lists the kinds of resources that Observe and Apply understand.
+func (h *Host) Kinds() []host.Kind {
+	return []host.Kind{
+		host.KindLink, host.KindAddress, host.KindRoute, host.KindSysctl,
+		host.KindTable, host.KindSet, host.KindChain, host.KindElement,
+	}
+}
+
+// Observe reads the resources with the given keys by look-ups whose cost does
+// not grow with the number of links on the host; those that are not there are
+// missing from the answer. With no keys it reads all links, addresses and
+// routes (foreign ones too) and all that is in our nftables tables.
+func (h *Host) Observe(ctx context.Context, keys ...host.Key) (host.State, error) {
+	if len(keys) == 0 {
+		return h.observeAll(ctx)
+	}
+	byKind := map[host.Kind][]host.Key{}
+	for _, k := range keys {
+		byKind[familyOf(k.Kind)] = append(byKind[familyOf(k.Kind)], k)
+	}
+	seen := host.State{}
+	for kind, keys := range byKind {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		var err error
+		switch kind {
+		case host.KindLink:
+			err = h.observeLinks(seen, keys)
+		case host.KindAddress:
+			err = h.observeAddresses(seen, keys)
+		case host.KindRoute:
+			err = h.observeRoutes(seen, keys)
+		case host.KindSysctl:
+			err = observeSysctls(seen, keys)
+		case host.KindTable:
+			err = h.observeRules(ctx, seen, keys)
+		default:
+			err = fmt.Errorf("observe %s: not a kind of the kernel", keys[0])
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return seen, nil
+}
+
+func (h *Host) observeAll(ctx context.Context) (host.State, error) {
+	seen := host.State{}
+	names, err := h.allLinks(seen)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.allAddresses(seen, names); err != nil {
+		return nil, err
+	}
+	if err := h.allRoutes(seen, names); err != nil {
+		return nil, err
+	}
+	if err := h.observeRules(ctx, seen, nil); err != nil {
+		return nil, err
+	}
+	return seen, nil
+}
+
+func (h *Host) observeRules(ctx context.Context, seen host.State, keys []host.Key) error {
+	found, err := h.rules.observe(ctx, keys)
+	if err != nil {
+		return err
+	}
+	for _, r := range found {
+		seen.Add(r)
+	}
+	return nil
+}
+
+// familyOf joins the kinds that go into one kernel transaction: all of nftables
+// is treated as tables are.
+func familyOf(k host.Kind) host.Kind {
+	switch k {
+	case host.KindSet, host.KindChain, host.KindElement:
+		return host.KindTable
+	}
+	return k
+}
+
+// Apply carries out steps in order; neighbouring steps of one family are done
+// together, which for nftables is one transaction and for links that go is one
+// message. It stops at the first error.
+func (h *Host) Apply(ctx context.Context, steps []plan.Step) error {
+	leaving := goingAway(steps)
+	for len(steps) > 0 {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		kind := familyOf(steps[0].Key().Kind)
+		n := 1
+		for n < len(steps) && familyOf(steps[n].Key().Kind) == kind {
+			n++
+		}
+		var err error
+		switch kind {
+		case host.KindLink:
+			err = h.applyLinks(ctx, steps[:n])
+		case host.KindAddress:
+			err = h.applyAddresses(steps[:n], leaving)
+		case host.KindRoute:
+			err = h.applyRoutes(steps[:n], leaving)
+		case host.KindSysctl:
+			err = applySysctls(steps[:n])
+		case host.KindTable:
+			err = h.rules.apply(ctx, steps[:n])
+		default:
+			err = fmt.Errorf("%s %s: not a kind of the kernel", steps[0].Verb(), steps[0].Key())
+		}
+		if err != nil {
+			return err
+		}
+		steps = steps[n:]
+	}
+	return nil
+}
+
+// goingAway is the set of keys that a later step deletes: what is in the way of
+// a new thing may be replaced at once if it was to go anyway, and only then.
+func goingAway(steps []plan.Step) map[host.Key]bool {
+	leaving := map[host.Key]bool{}
+	for _, s := range steps {
+		if s.After == nil {
+			leaving[s.Key()] = true
+		}
+	}
+	return leaving
+}

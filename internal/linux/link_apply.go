@@ -1,0 +1,305 @@
+package linux
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"drawbridge/internal/host"
+	"drawbridge/internal/plan"
+)
+
+// applyLinks does a run of link steps; neighbouring deletions go together.
+func (h *Host) applyLinks(ctx context.Context, steps []plan.Step) error {
+	for i := 0; i < len(steps); {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if steps[i].After != nil {
+			if err := h.putLink(steps[i].After.(host.Link)); err != nil {
+				return err
+			}
+			i++
+			continue
+		}
+		first := i
+		for i < len(steps) && steps[i].After == nil {
+			i++
+		}
+		if err := h.deleteLinks(steps[first:i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// putLink makes a link if it is not there, then changes what differs.
+func (h *Host) putLink(want host.Link) error {
+	there, err := h.rtnl.linkBy(0, want.Name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := h.makeLink(want); err != nil {
+			return err
+		}
+		there, err = h.rtnl.linkBy(0, want.Name)
+	}
+	if err != nil {
+		return err
+	}
+	if there.Type != want.Type || there.Name != want.Name {
+		return fmt.Errorf("link %s is of type %q, not %q: %w", want.Name, there.Type, want.Type, fs.ErrExist)
+	}
+	return h.changeLink(there, want)
+}
+
+// makeLink makes a link, down and out of any bridge.
+func (h *Host) makeLink(want host.Link) error {
+	switch want.Type {
+	case host.TypeTap:
+		files, err := h.OpenTap(want.Name, 1, -1, true)
+		for _, f := range files {
+			f.Close()
+		}
+		return err
+	case "", host.TypeVeth:
+		return fmt.Errorf("create link %s: a link of type %q cannot be made", want.Name, want.Type)
+	}
+	_, err := h.rtnl.do(unix.RTM_NEWLINK, flagCreate, linkHeader(0, 0, 0), func(ae *netlink.AttributeEncoder) {
+		ae.String(unix.IFLA_IFNAME, want.Name)
+		if mac, err := net.ParseMAC(want.MAC); err == nil {
+			ae.Bytes(unix.IFLA_ADDRESS, mac)
+		}
+		if want.Type == host.TypeBridge && want.MTU > 1 {
+			// Wrong on purpose: only a bridge whose MTU is *changed* keeps it;
+			// one that is made with it, or has it already, follows its ports
+			// (BROPT_MTU_SET_BY_USER in net/bridge/br_device.c).
+			ae.Uint32(unix.IFLA_MTU, uint32(want.MTU-1))
+		}
+		nest(ae, unix.IFLA_LINKINFO, func(ae *netlink.AttributeEncoder) {
+			ae.String(unix.IFLA_INFO_KIND, want.Type)
+			if want.Type == host.TypeBridge {
+				nest(ae, unix.IFLA_INFO_DATA, func(ae *netlink.AttributeEncoder) {
+					ae.Uint32(unix.IFLA_BR_FORWARD_DELAY, want.ForwardDelay)
+					ae.Uint32(unix.IFLA_BR_STP_STATE, number(want.STP))
+				})
+			}
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("create link %s: %w", want.Name, err)
+	}
+	return nil
+}
+
+// changeLink sends what differs, in at most three messages: STP before a
+// forward delay that is only legal without it, everything else, and the flags
+// of a bridge port, which the kernel takes only once the port is one. A link
+// goes up last, so that an isolated port was never anything else.
+func (h *Host) changeLink(there link, want host.Link) error {
+	var err error
+	if there.master != 0 {
+		if err = h.nameMaster(&there, map[int]string{}); err != nil {
+			return err
+		}
+	}
+	if want.Type == host.TypeBridge {
+		if err = h.changeBridge(there, want); err != nil {
+			return err
+		}
+	}
+	master := 0
+	if want.Master != "" && want.Master != there.Master {
+		bridge, err := h.rtnl.linkBy(0, want.Master)
+		if err != nil {
+			return fmt.Errorf("plug link %s: %w", want.Name, err)
+		}
+		master = bridge.index
+	}
+	replug := want.Master != there.Master
+	hadIsolated, hadHairpin := there.Isolated && !replug, there.Hairpin && !replug
+	flags := want.Master != "" && (want.Isolated != hadIsolated || want.Hairpin != hadHairpin)
+	attrs := h.differing(there, want, replug, master)
+	if attrs != nil || (!flags && want.Up != there.Up) {
+		header := linkHeader(there.index, 0, 0)
+		if !flags {
+			header = linkHeader(there.index, number(want.Up)*unix.IFF_UP, unix.IFF_UP)
+		}
+		if _, err := h.rtnl.do(unix.RTM_NEWLINK, flagChange, header, attrs); err != nil {
+			return fmt.Errorf("change link %s: %w", want.Name, err)
+		}
+	}
+	if flags {
+		header := linkHeader(there.index, number(want.Up)*unix.IFF_UP, unix.IFF_UP)
+		if _, err := h.rtnl.do(unix.RTM_NEWLINK, flagChange, header, portFlags(want)); err != nil {
+			return fmt.Errorf("change bridge port %s: %w", want.Name, err)
+		}
+	}
+	return nil
+}
+
+func (h *Host) changeBridge(there link, want host.Link) error {
+	set := func(attr uint16, v uint32) error {
+		_, err := h.rtnl.do(unix.RTM_NEWLINK, flagChange, linkHeader(there.index, 0, 0), func(ae *netlink.AttributeEncoder) {
+			nest(ae, unix.IFLA_LINKINFO, func(ae *netlink.AttributeEncoder) {
+				ae.String(unix.IFLA_INFO_KIND, host.TypeBridge)
+				nest(ae, unix.IFLA_INFO_DATA, func(ae *netlink.AttributeEncoder) { ae.Uint32(attr, v) })
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("change bridge %s: %w", want.Name, err)
+		}
+		return nil
+	}
+	stp := func() error {
+		if there.STP == want.STP {
+			return nil
+		}
+		return set(unix.IFLA_BR_STP_STATE, number(want.STP))
+	}
+	delay := func() error {
+		if there.ForwardDelay == want.ForwardDelay {
+			return nil
+		}
+		return set(unix.IFLA_BR_FORWARD_DELAY, want.ForwardDelay)
+	}
+	if want.STP {
+		return errors.Join(delay(), stp())
+	}
+	return errors.Join(stp(), delay())
+}
+
+// differing makes the attributes that have to change, or nil if none has.
+func (h *Host) differing(there link, want host.Link, replug bool, master int) attributes {
+	var add []attributes
+	if mac, err := net.ParseMAC(want.MAC); err == nil && want.MAC != there.MAC {
+		add = append(add, func(ae *netlink.AttributeEncoder) { ae.Bytes(unix.IFLA_ADDRESS, mac) })
+	}
+	if want.MTU != there.MTU && want.MTU != 0 {
+		add = append(add, func(ae *netlink.AttributeEncoder) { ae.Uint32(unix.IFLA_MTU, uint32(want.MTU)) })
+	}
+	if want.Alias != there.Alias {
+		add = append(add, func(ae *netlink.AttributeEncoder) { ae.Bytes(unix.IFLA_IFALIAS, []byte(want.Alias)) })
+	}
+	if replug {
+		add = append(add, func(ae *netlink.AttributeEncoder) { ae.Uint32(unix.IFLA_MASTER, uint32(master)) })
+	}
+	if add == nil {
+		return nil
+	}
+	return func(ae *netlink.AttributeEncoder) {
+		for _, a := range add {
+			a(ae)
+		}
+	}
+}
+
+func portFlags(want host.Link) attributes {
+	return func(ae *netlink.AttributeEncoder) {
+		nest(ae, unix.IFLA_LINKINFO, func(ae *netlink.AttributeEncoder) {
+			ae.String(unix.IFLA_INFO_SLAVE_KIND, host.TypeBridge)
+			nest(ae, unix.IFLA_INFO_SLAVE_DATA, func(ae *netlink.AttributeEncoder) {
+				ae.Uint8(unix.IFLA_BRPORT_ISOLATED, uint8(number(want.Isolated)))
+				ae.Uint8(unix.IFLA_BRPORT_MODE, uint8(number(want.Hairpin)))
+			})
+		})
+	}
+}
+
+func number(b bool) uint32 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// deleteLinks deletes links together: one by one each waits for a grace period
+// of the kernel (18 ms measured), as a link group they wait for it once.
+func (h *Host) deleteLinks(steps []plan.Step) error {
+	var there []link
+	for _, s := range steps {
+		want := s.Before.(host.Link)
+		l, err := h.rtnl.linkBy(0, want.Name)
+		if errors.Is(err, fs.ErrNotExist) || err == nil && l.Name != want.Name {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if l.Type != want.Type {
+			return fmt.Errorf("delete link %s: it is of type %q now, not %q", want.Name, l.Type, want.Type)
+		}
+		there = append(there, l)
+	}
+	switch len(there) {
+	case 0:
+		return nil
+	case 1:
+		_, err := h.rtnl.do(unix.RTM_DELLINK, flagChange, linkHeader(there[0].index, 0, 0), nil)
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			return fmt.Errorf("delete link %s: %w", there[0].Name, err)
+		}
+		return nil
+	}
+	return h.deleteGroup(there)
+}
+
+func (h *Host) deleteGroup(links []link) error {
+	group, err := h.freeGroup()
+	if err != nil {
+		return err
+	}
+	join := func(l link, group uint32) error {
+		_, err := h.rtnl.do(unix.RTM_NEWLINK, flagChange, linkHeader(l.index, 0, 0), func(ae *netlink.AttributeEncoder) {
+			ae.Uint32(unix.IFLA_GROUP, group)
+		})
+		if errors.Is(err, unix.ENODEV) {
+			return nil // gone by itself, as the taps of a guest that ends
+		}
+		return err
+	}
+	leave := func() {
+		for _, l := range links {
+			if err := join(l, l.group); err != nil {
+				h.log.Warn("put a link back into its group", "link", l.Name, "group", l.group, "error", err)
+			}
+		}
+	}
+	for _, l := range links {
+		if err := join(l, group); err != nil {
+			leave()
+			return fmt.Errorf("delete link %s: put it into group %d: %w", l.Name, group, err)
+		}
+	}
+	_, err = h.rtnl.do(unix.RTM_DELLINK, flagChange, linkHeader(0, 0, 0), func(ae *netlink.AttributeEncoder) {
+		ae.Uint32(unix.IFLA_GROUP, group)
+	})
+	if err != nil && !errors.Is(err, unix.ENODEV) {
+		leave()
+		return fmt.Errorf("delete %d links, %s first: %w", len(links), links[0].Name, err)
+	}
+	return nil
+}
+
+// freeGroup picks a link group that no link is in. It is random and large, so
+// that nobody puts a link of theirs into it between this and the deletion.
+func (h *Host) freeGroup() (uint32, error) {
+	links, err := h.rtnl.links(false)
+	if err != nil {
+		return 0, err
+	}
+	taken := map[uint32]bool{}
+	for _, l := range links {
+		taken[l.group] = true
+	}
+	for {
+		group := 1<<30 | rand.Uint32N(1<<30)
+		if !taken[group] {
+			return group, nil
+		}
+	}
+}
