@@ -1,0 +1,215 @@
+package linux
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// nftSocket speaks nfnetlink (linux/netfilter/nfnetlink.h) with the kernel's
+// nf_tables. Reading is done here and not by github.com/google/nftables,
+// because that library leaves out, without a word, every expression it does not
+// know: a rule that somebody changed could look unchanged.
+type nftSocket struct {
+	conn *netlink.Conn
+}
+
+// nftMessage is one message of a transaction and what it is for, so that an
+// error can say which step the kernel refused.
+type nftMessage struct {
+	kind   uint16
+	family byte
+	flags  netlink.HeaderFlags
+	attrs  []byte
+	about  string
+}
+
+// nftError is what the kernel says about one message of a transaction.
+type nftError struct {
+	About string
+	// Detail is the kernel's own explanation (extended acknowledgement), if any.
+	Detail string
+	Errno  error
+}
+
+func (e *nftError) Error() string {
+	if e.Detail != "" {
+		return fmt.Sprintf("nftables: %s: %v (%s)", e.About, e.Errno, e.Detail)
+	}
+	return fmt.Sprintf("nftables: %s: %v", e.About, e.Errno)
+}
+
+func (e *nftError) Unwrap() error { return e.Errno }
+
+// isGone says whether err means that what was named is not there.
+func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+func dialNFT() (*nftSocket, error) {
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	if err != nil {
+		return nil, fmt.Errorf("open netfilter netlink socket: %w", err)
+	}
+	// Explanations in errors; an old kernel without them is no reason to stop.
+	// Capped acknowledgements would save bytes, but the library cannot read
+	// explanations in those.
+	_ = conn.SetOption(netlink.ExtendedAcknowledge, true)
+	return &nftSocket{conn}, nil
+}
+
+func (s *nftSocket) close() error { return s.conn.Close() }
+
+// port is the socket's netlink port, by which the kernel marks our own changes.
+func (s *nftSocket) port() uint32 { return s.conn.PID() }
+
+// get asks for one thing, or with netlink.Dump in flags for all of a kind. The
+// answers are the messages' attributes, with the family in front.
+func (s *nftSocket) get(kind uint16, family byte, flags netlink.HeaderFlags, attrs []byte) ([]nftReply, error) {
+	msgs, err := s.conn.Execute(netlink.Message{
+		Header: netlink.Header{Type: nftType(kind), Flags: netlink.Request | flags},
+		Data:   append(nfgenmsg(family, 0), attrs...),
+	})
+	if err != nil {
+		return nil, err
+	}
+	replies := make([]nftReply, 0, len(msgs))
+	for _, m := range msgs {
+		if len(m.Data) >= 4 && uint16(m.Header.Type)>>8 == unix.NFNL_SUBSYS_NFTABLES {
+			replies = append(replies, nftReply{family: m.Data[0], attrs: m.Data[4:]})
+		}
+	}
+	return replies, nil
+}
+
+type nftReply struct {
+	family byte
+	attrs  []byte
+}
+
+// generation is the number of the last transaction in this network namespace.
+func (s *nftSocket) generation() (uint32, error) {
+	replies, err := s.get(unix.NFT_MSG_GETGEN, 0, 0, nil)
+	if err != nil {
+		return 0, fmt.Errorf("read nftables generation: %w", err)
+	}
+	for _, r := range replies {
+		for a := range nftAttrs(r.attrs) {
+			if a.kind == unix.NFTA_GEN_ID {
+				return a.u32(), nil
+			}
+		}
+	}
+	return 0, errors.New("read nftables generation: no answer")
+}
+
+// transact carries out the messages as one transaction: all of them or none.
+func (s *nftSocket) transact(msgs []nftMessage) error {
+	if len(msgs) == 0 {
+		return nil
+	}
+	edge := nfgenmsg(0, unix.NFNL_SUBSYS_NFTABLES)
+	batch := make([]netlink.Message, 0, len(msgs)+2)
+	size := 64
+	batch = append(batch, netlink.Message{Header: netlink.Header{Type: unix.NFNL_MSG_BATCH_BEGIN, Flags: netlink.Request}, Data: edge})
+	for i, m := range msgs {
+		flags := netlink.Request | m.flags
+		if i == len(msgs)-1 {
+			// One acknowledgement, of the last: by then the kernel has spoken
+			// about all the others.
+			flags |= netlink.Acknowledge
+		}
+		data := append(nfgenmsg(m.family, 0), m.attrs...)
+		size += len(data) + unix.NLMSG_HDRLEN + unix.NLMSG_ALIGNTO
+		batch = append(batch, netlink.Message{Header: netlink.Header{Type: nftType(m.kind), Flags: flags}, Data: data})
+	}
+	batch = append(batch, netlink.Message{Header: netlink.Header{Type: unix.NFNL_MSG_BATCH_END, Flags: netlink.Request}, Data: edge})
+	if err := s.roomFor(size); err != nil {
+		return err
+	}
+	sent, err := s.conn.SendMessages(batch)
+	if err != nil {
+		return fmt.Errorf("send nftables transaction: %w", err)
+	}
+	return s.verdict(sent, msgs)
+}
+
+// roomFor makes the send buffer large enough for a batch, which the kernel
+// takes as one datagram or not at all (netlink_sendmsg, EMSGSIZE).
+func (s *nftSocket) roomFor(size int) error {
+	have, err := s.conn.WriteBuffer()
+	if err != nil {
+		return fmt.Errorf("read netlink send buffer: %w", err)
+	}
+	if have >= size {
+		return nil
+	}
+	if err := s.conn.SetWriteBuffer(size); err != nil {
+		return fmt.Errorf("enlarge netlink send buffer to %d bytes: %w", size, err)
+	}
+	return nil
+}
+
+// verdict reads what the kernel says about a batch, until it speaks about the
+// last message or about the batch as a whole.
+func (s *nftSocket) verdict(sent []netlink.Message, msgs []nftMessage) error {
+	begin, last := sent[0].Header.Sequence, sent[len(sent)-2].Header.Sequence
+	var first error
+	for done := false; !done; {
+		replies, err := s.conn.Receive()
+		var op *netlink.OpError
+		switch {
+		case err == nil:
+			for _, r := range replies {
+				done = done || r.Header.Type == netlink.Error && r.Header.Sequence == last
+			}
+		case errors.As(err, &op) && op.Sequence != 0:
+			if first == nil {
+				first = explain(op, begin, msgs)
+			}
+			done = op.Sequence == begin || op.Sequence == last
+		default:
+			return fmt.Errorf("read answer to nftables transaction: %w", err)
+		}
+	}
+	if first != nil {
+		s.drain()
+	}
+	return first
+}
+
+func explain(op *netlink.OpError, begin uint32, msgs []nftMessage) error {
+	e := &nftError{About: "transaction", Detail: op.Message, Errno: op.Err}
+	if i := int(op.Sequence-begin) - 1; i >= 0 && i < len(msgs) {
+		e.About = msgs[i].about
+	}
+	return e
+}
+
+// drain throws away what the kernel still says about a failed batch: it
+// answered within sendmsg, so everything is already in the buffer.
+func (s *nftSocket) drain() {
+	raw, err := s.conn.SyscallConn()
+	if err != nil {
+		return
+	}
+	buf := make([]byte, 64<<10)
+	_ = raw.Control(func(fd uintptr) {
+		for {
+			if _, _, err := unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT); err != nil {
+				return
+			}
+		}
+	})
+}
+
+func nftType(kind uint16) netlink.HeaderType {
+	return netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | kind)
+}
+
+// nfgenmsg is struct nfgenmsg: family, version 0, resource id.
+func nfgenmsg(family byte, resource uint16) []byte {
+	return binary.BigEndian.AppendUint16([]byte{family, 0}, resource)
+}
