@@ -43,7 +43,7 @@ type LivePorts interface {
 type Taps interface {
 	// OpenTap makes a tap and returns one descriptor for each queue; an error
 	// that is fs.ErrExist if the name is taken. owner is a user id or -1.
-	OpenTap(name string, queues, owner int, persist, vnetHdr bool) ([]*os.File, error)
+	OpenTap(name string, queues, owner int, persist bool) ([]*os.File, error)
 	// OpenVhost returns a vhost descriptor for each queue, or none where the
 	// kernel has no vhost.
 	OpenVhost(queues int) []*os.File

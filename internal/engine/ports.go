@@ -221,7 +221,7 @@ func (e *Engine) openFreeTap(p *host.Port, r PortRequest) ([]*os.File, error) {
 		if _, used := e.live[p.Tap]; used {
 			continue
 		}
-		taps, err := e.Taps.OpenTap(p.Tap, queues, p.Owner, p.Persistent, !r.NoVnetHdr)
+		taps, err := e.Taps.OpenTap(p.Tap, queues, p.Owner, p.Persistent)
 		if errors.Is(err, fs.ErrExist) {
 			continue
 		}

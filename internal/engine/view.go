@@ -109,8 +109,6 @@ type PortRequest struct {
 	NoMAC bool
 	// Queues of a multi-queue NIC, 1 to 256; 0 means 1.
 	Queues int
-	// NoVnetHdr leaves out the virtio header (bridge helper without --use-vnet).
-	NoVnetHdr bool
 	// Bridge may be given in place of Network (bridge helper).
 	Bridge string
 	// Made is one of qemu, attach, bridge-helper.

@@ -26,7 +26,7 @@ func switchAndServices(w *host.Wish, n spec.Network, f Facts, s services) {
 	_, six := n.Subnet6()
 	if f.KernelIPv6 {
 		w.Present.Add(
-			host.LinkSysctl("ipv6", n.Bridge, "disable_ipv6", flag(!six)),
+			host.LinkSysctl("ipv6", n.Bridge, "disable_ipv6", zeroOne(!six)),
 			host.LinkSysctl("ipv6", n.Bridge, "accept_ra", "0"),
 			host.LinkSysctl("ipv6", n.Bridge, "autoconf", "0"),
 		)
@@ -103,7 +103,7 @@ func forwarding(w *host.Wish, n spec.Network, f Facts) []Note {
 
 func gateway(s spec.Subnet) netip.Prefix { return netip.PrefixFrom(s.Gateway, s.Prefix.Bits()) }
 
-func flag(on bool) string {
+func zeroOne(on bool) string {
 	if on {
 		return "1"
 	}

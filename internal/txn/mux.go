@@ -1,0 +1,88 @@
+package txn
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync"
+
+	"drawbridge/internal/host"
+	"drawbridge/internal/plan"
+)
+
+// Mux is a Host made of several, each for its own kinds. Each of them is called
+// by one goroutine at a time.
+type Mux struct {
+	parts  []*part
+	byKind map[host.Kind]*part
+}
+
+type part struct {
+	mu   sync.Mutex
+	host Host
+}
+
+// NewMux returns a host without any kinds.
+func NewMux() *Mux { return &Mux{byKind: map[host.Kind]*part{}} }
+
+// Handle lets h answer for the given kinds.
+func (m *Mux) Handle(h Host, kinds ...host.Kind) {
+	p := &part{host: h}
+	m.parts = append(m.parts, p)
+	for _, k := range kinds {
+		m.byKind[k] = p
+	}
+}
+
+// Observe asks every part for its kinds.
+func (m *Mux) Observe(ctx context.Context, keys ...host.Key) (host.State, error) {
+	all := host.State{}
+	ask := map[*part][]host.Key{}
+	for _, k := range keys {
+		if p, ok := m.byKind[k.Kind]; ok {
+			ask[p] = append(ask[p], k)
+		}
+	}
+	for _, p := range m.parts {
+		if len(keys) > 0 && len(ask[p]) == 0 {
+			continue
+		}
+		seen, err := p.observe(ctx, ask[p])
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(all, seen)
+	}
+	return all, nil
+}
+
+func (p *part) observe(ctx context.Context, keys []host.Key) (host.State, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.host.Observe(ctx, keys...)
+}
+
+// Apply hands each run of neighbouring steps to the part that knows their kind.
+func (m *Mux) Apply(ctx context.Context, steps []plan.Step) error {
+	for len(steps) > 0 {
+		p, ok := m.byKind[steps[0].Key().Kind]
+		if !ok {
+			return fmt.Errorf("%s: nobody knows how to change this kind of thing", steps[0].Key())
+		}
+		n := 1
+		for n < len(steps) && m.byKind[steps[n].Key().Kind] == p {
+			n++
+		}
+		if err := p.apply(ctx, steps[:n]); err != nil {
+			return err
+		}
+		steps = steps[n:]
+	}
+	return nil
+}
+
+func (p *part) apply(ctx context.Context, steps []plan.Step) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.host.Apply(ctx, steps)
+}
