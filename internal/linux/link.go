@@ -262,3 +262,13 @@ func (h *Host) Counters(names ...string) (map[string]Counters, error) {
 	}
 	return out, nil
 }
+
+// Index is the number of a link, which changes when it is made again; 0 if it is
+// not there.
+func (h *Host) Index(name string) int {
+	l, err := h.rtnl.linkBy(0, name)
+	if err != nil || l.Name != name {
+		return 0
+	}
+	return l.index
+}

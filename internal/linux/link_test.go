@@ -35,11 +35,11 @@ func apply(t testing.TB, h *Host, steps []plan.Step) {
 	}
 }
 
-func bridge(name string) host.Link {
+func aBridge(name string) host.Link {
 	return host.Link{Name: name, Type: host.TypeBridge, MAC: "52:54:00:00:00:01", MTU: 1500, Up: true, Alias: "network " + name}
 }
 
-func tap(i int, bridge string) host.Link {
+func aTap(i int, bridge string) host.Link {
 	return host.Link{
 		Name: fmt.Sprintf("vnet%d", i), Type: host.TypeTap, MAC: fmt.Sprintf("fe:54:00:00:%02x:%02x", i>>8, i&255),
 		MTU: 1500, Up: true, Master: bridge, Isolated: true,
@@ -51,11 +51,11 @@ func tap(i int, bridge string) host.Link {
 func TestThousandTaps(t *testing.T) {
 	h := newHost(t)
 	nettest.Need(t, nettest.Tun)
-	br := bridge("br1000")
+	br := aBridge("br1000")
 	apply(t, h, create(br))
 	taps := make([]host.Resource, 1000)
 	for i := range taps {
-		taps[i] = tap(i, br.Name)
+		taps[i] = aTap(i, br.Name)
 	}
 	foreign := host.Link{Name: "foreign0", Type: host.TypeTap, MAC: "fe:00:00:00:00:01", MTU: 1500}
 	apply(t, h, create(foreign))

@@ -1,0 +1,103 @@
+package linux
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Neighbour is a host seen on a link: the answer to ARP (IPv4) or neighbour
+// discovery (IPv6).
+type Neighbour struct {
+	Link string
+	// MAC in lower case with colons.
+	MAC  string
+	Addr netip.Addr
+	// Reachable neighbours were heard of within seconds; others (stale) once.
+	Reachable bool
+}
+
+// The states of a neighbour in which its MAC is known and true (NUD_* in
+// linux/neighbour.h); permanent ones were told by an operator, and those
+// without ARP are no neighbours at all.
+const (
+	stateReachable = 0x02
+	stateStale     = 0x04
+	stateDelay     = 0x08
+	stateProbe     = 0x10
+	statePermanent = 0x80
+	stateKnown     = stateReachable | stateStale | stateDelay | stateProbe | statePermanent
+	stateAlive     = stateReachable | stateDelay | stateProbe | statePermanent
+)
+
+func parseNeighbour(m netlink.Message) (n Neighbour, index int, known bool, err error) {
+	if len(m.Data) < unix.SizeofNdMsg {
+		return n, 0, false, fmt.Errorf("neighbour message of %d bytes is cut short", len(m.Data))
+	}
+	index = int(binary.NativeEndian.Uint32(m.Data[4:]))
+	state := binary.NativeEndian.Uint16(m.Data[8:])
+	err = decode(m.Data, unix.SizeofNdMsg, func(ad *netlink.AttributeDecoder) {
+		switch ad.Type() {
+		case unix.NDA_DST:
+			n.Addr, _ = netip.AddrFromSlice(ad.Bytes())
+		case unix.NDA_LLADDR:
+			if b := ad.Bytes(); len(b) == 6 {
+				n.MAC = net.HardwareAddr(b).String()
+			}
+		}
+	})
+	n.Reachable = state&stateAlive != 0
+	return n, index, state&stateKnown != 0 && n.MAC != "" && n.Addr.IsValid(), err
+}
+
+// Neighbours lists the hosts seen on a link, or on all links with "". A link
+// that is not there is an error that errors.Is fs.ErrNotExist.
+func (h *Host) Neighbours(ctx context.Context, link string) ([]Neighbour, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	names := map[int]string{}
+	var only attributes
+	if link != "" {
+		l, err := h.rtnl.linkBy(0, link)
+		if err != nil {
+			return nil, fmt.Errorf("list neighbours: %w", err)
+		}
+		names[l.index] = link
+		only = func(ae *netlink.AttributeEncoder) { ae.Uint32(unix.NDA_IFINDEX, uint32(l.index)) }
+	} else {
+		links, err := h.rtnl.links(false)
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range links {
+			names[l.index] = l.Name
+		}
+	}
+	msgs, err := h.rtnl.dump(unix.RTM_GETNEIGH, make([]byte, unix.SizeofNdMsg), only)
+	if errors.Is(err, unix.ENODEV) {
+		return nil, fmt.Errorf("list neighbours on %s: %w", link, fs.ErrNotExist)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list neighbours: %w", err)
+	}
+	var out []Neighbour
+	for _, m := range msgs {
+		n, index, known, err := parseNeighbour(m)
+		if err != nil {
+			return nil, fmt.Errorf("list neighbours: %w", err)
+		}
+		if name, ok := names[index]; ok && known {
+			n.Link = name
+			out = append(out, n)
+		}
+	}
+	return out, nil
+}
