@@ -54,6 +54,9 @@ type Adapter struct {
 // answerTime bounds how long the process may take for one answer.
 const answerTime = 10 * time.Second
 
+// startTime bounds how long the process may take to come up.
+const startTime = 10 * time.Second
+
 // Observe asks the process what it serves. A process that is not there serves
 // nothing, and neither does one whose sockets died with an earlier bridge.
 func (a *Adapter) Observe(_ context.Context, keys ...host.Key) (host.State, error) {
@@ -118,10 +121,21 @@ func (a *Adapter) ensure(ctx context.Context, steps []plan.Step) error {
 	if err := a.Spawn(ctx); err != nil {
 		return fmt.Errorf("start guest services: %w", err)
 	}
-	if err := a.dial(); err != nil {
-		return fmt.Errorf("start guest services: %w", err)
+	// A unit of systemd's is up some time after it was asked for.
+	for deadline := time.Now().Add(startTime); ; {
+		err := a.dial()
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("start guest services: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("start guest services: %w", ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
-	return nil
 }
 
 func (a *Adapter) dial() error {
