@@ -2,6 +2,7 @@ package dns
 
 import (
 	"encoding/binary"
+	"fmt"
 	"sync"
 	"time"
 
@@ -142,7 +143,12 @@ func newCached(m *mdns.Msg, now time.Time) (*cached, time.Duration, error) {
 	m.Extra = extra
 	wire, err := m.Pack()
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, fmt.Errorf("pack answer: %w", err)
+	}
+	// The library reads records without data, and packs them into what nobody can
+	// read (found by fuzzing): guests must not be sent that.
+	if _, err := unpack(wire); err != nil {
+		return nil, 0, fmt.Errorf("answer cannot be passed on: %w", err)
 	}
 	e := &cached{wire: wire, stored: now}
 	at := headerSize
