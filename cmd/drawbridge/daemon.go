@@ -1,0 +1,366 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"drawbridge/internal/dhcp"
+	"drawbridge/internal/engine"
+	"drawbridge/internal/host"
+	"drawbridge/internal/hostconf"
+	"drawbridge/internal/linux"
+	"drawbridge/internal/plan"
+	"drawbridge/internal/rest"
+	"drawbridge/internal/services"
+	"drawbridge/internal/spec"
+	"drawbridge/internal/store"
+	"drawbridge/internal/txn"
+)
+
+// settings are the flags of the daemon.
+type settings struct {
+	stateDir, runDir, socket string
+	defaultNetwork           bool
+	guestsUnit               string
+	logLevel                 slog.Level
+}
+
+func daemonCommand() *cobra.Command {
+	var s settings
+	var level string
+	c := &cobra.Command{
+		Use:   "daemon",
+		Short: "Run the daemon in the foreground",
+		Long: "Run the daemon in the foreground. It makes the host what the document says, answers the\n" +
+			"other commands on its socket, and puts back what is changed behind its back. Ending it\n" +
+			"leaves networks, rules and services as they are.",
+		Example: "  drawbridge daemon\n  drawbridge daemon --state-dir /tmp/s --run-dir /tmp/r   # a second one, in a network namespace",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := s.logLevel.UnmarshalText([]byte(level)); err != nil {
+				return fmt.Errorf("--log-level: %q is not debug, info, warn or error", level)
+			}
+			if !c.Flags().Changed("socket") {
+				s.socket = filepath.Join(s.runDir, "drawbridge.sock")
+			}
+			return runDaemon(c.Context(), s)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&s.stateDir, "state-dir", "/var/lib/drawbridge", "where the document, the ledger and the leases are kept")
+	f.StringVar(&s.runDir, "run-dir", "/run/drawbridge", "where sockets and live ports are kept")
+	f.StringVar(&s.socket, "socket", "", "where to listen (default RUN-DIR/drawbridge.sock)")
+	f.BoolVar(&s.defaultNetwork, "default-network", false, "create the NAT network \"default\" if there never was a network")
+	f.StringVar(&s.guestsUnit, "guests-unit", "", "systemd unit that runs the guest services (default: a process started by the daemon)")
+	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	return c
+}
+
+// resolver is the host's own resolver as a part of the host.
+type resolver interface {
+	txn.Host
+	Available(context.Context) bool
+	Restarts(context.Context) <-chan struct{}
+}
+
+type noResolver struct{}
+
+func (noResolver) Observe(context.Context, ...host.Key) (host.State, error) { return nil, nil }
+func (noResolver) Apply(context.Context, []plan.Step) error                 { return nil }
+func (noResolver) Available(context.Context) bool                           { return false }
+func (noResolver) Restarts(context.Context) <-chan struct{}                 { return nil }
+
+// running is the daemon put together.
+type running struct {
+	settings
+	log      *slog.Logger
+	store    *store.Store
+	linux    *linux.Host
+	resolved resolver
+	adapter  *services.Adapter
+	engine   *engine.Engine
+	hints    chan engine.Hint
+}
+
+func runDaemon(ctx context.Context, s settings) error {
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	if os.Geteuid() != 0 {
+		return errors.New("the daemon changes the host's networks and needs root: sudo drawbridge daemon")
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: s.logLevel}))
+	d, err := assemble(s, log)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	ln, err := listen(s.socket)
+	if err != nil {
+		return err
+	}
+	if err := d.engine.Start(ctx); err != nil {
+		return err
+	}
+	if err := markBoot(s.runDir); err != nil {
+		return err
+	}
+	if s.defaultNetwork {
+		d.createDefault(ctx)
+	}
+	if err := d.follow(ctx); err != nil {
+		return err
+	}
+	server := rest.New(rest.Config{
+		Engine: d.engine, Log: log, Version: version(), Modes: modes(), ServicesPID: d.servicesPID,
+	})
+	log.Info("ready", "socket", s.socket)
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		log.Warn("service manager was not told", "err", err)
+	}
+	err = server.Serve(ctx, ln)
+	if _, notifyErr := daemon.SdNotify(false, daemon.SdNotifyStopping); notifyErr != nil {
+		log.Warn("service manager was not told", "err", notifyErr)
+	}
+	log.Info("stopped; networks stay as they are")
+	return err
+}
+
+// assemble opens everything and ties it together; nothing is changed yet.
+func assemble(s settings, log *slog.Logger) (d *running, err error) {
+	d = &running{settings: s, log: log, hints: make(chan engine.Hint, 64)}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	for _, dir := range []struct {
+		path string
+		mode os.FileMode
+	}{{s.stateDir, 0o711}, {s.runDir, 0o755}} {
+		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
+			return d, fmt.Errorf("make directory: %w", err)
+		}
+	}
+	if d.store, err = store.Open(s.stateDir); err != nil {
+		return d, err
+	}
+	ports, err := store.OpenPorts(s.runDir)
+	if err != nil {
+		return d, err
+	}
+	if d.linux, err = linux.New(log); err != nil {
+		return d, err
+	}
+	if d.adapter, err = guestServices(s, d.linux, log); err != nil {
+		return d, err
+	}
+	d.resolved = noResolver{}
+	boot, err := bootID()
+	if err != nil {
+		return d, err
+	}
+	mux := txn.NewMux()
+	mux.Handle(d.linux, d.linux.Kinds()...)
+	mux.Handle(d.adapter, host.KindPool, host.KindReservation, host.KindRouter, host.KindZone, host.KindGuest)
+	mux.Handle(d.resolved, host.KindResolver)
+	d.engine = engine.New(engine.Config{
+		Host: mux, Store: d.store, Ports: ports, Taps: taps{d.linux}, Services: guests{d.adapter}, Log: log,
+		Seed: machineID(), BootID: boot, Boottime: boottime, Resolved: d.resolved.Available,
+		FirstSinceBoot: firstSinceBoot(s.runDir, boot),
+	})
+	return d, nil
+}
+
+// unitSocket is where the guest services listen when systemd runs them; it is
+// what packaging/drawbridge-guests.service says.
+const unitSocket = "/run/drawbridge-guests/control.sock"
+
+func guestServices(s settings, h *linux.Host, log *slog.Logger) (*services.Adapter, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	uid, gid := serviceUser()
+	a := &services.Adapter{Socket: filepath.Join(s.runDir, "guests", "control.sock"), Opener: opener{h}, Log: log}
+	a.Spawn = services.Command{
+		Program: program, Socket: a.Socket, StateDir: filepath.Join(s.stateDir, "guests"), UID: uid, GID: gid, Log: os.Stderr,
+	}.Spawn
+	if s.guestsUnit != "" {
+		a.Socket = unitSocket
+		a.Spawn = func(ctx context.Context) error { return hostconf.StartUnit(ctx, s.guestsUnit) }
+	}
+	return a, nil
+}
+
+// serviceUser is the system user that the guest services become, or nobody
+// where it is not installed.
+func serviceUser() (uid, gid int) {
+	const nobody = 65534
+	u, err := user.Lookup("drawbridge-guests")
+	if err != nil {
+		return nobody, nobody
+	}
+	uid, err1 := strconv.Atoi(u.Uid)
+	gid, err2 := strconv.Atoi(u.Gid)
+	if err1 != nil || err2 != nil {
+		return nobody, nobody
+	}
+	return uid, gid
+}
+
+func (d *running) close() {
+	if d.linux != nil {
+		d.linux.Close()
+	}
+	if d.store != nil {
+		d.store.Close()
+	}
+}
+
+// createDefault gives a host that never had a network its first one.
+func (d *running) createDefault(ctx context.Context) {
+	if d.store.Document().Revision > 0 {
+		return
+	}
+	n := spec.Network{Name: "default", Autostart: true, Started: true}
+	res, err := d.engine.Do(ctx, engine.CreateNetwork{Network: n}, engine.Options{})
+	if err != nil {
+		d.log.Error("the default network could not be made", "err", err)
+		return
+	}
+	d.log.Info("network made", "name", "default", "subnets", res.Document.Networks["default"].Subnets)
+}
+
+// follow begins to listen to the host.
+func (d *running) follow(ctx context.Context) error {
+	events, err := d.linux.Watch(ctx)
+	if err != nil {
+		return fmt.Errorf("watch the host: %w", err)
+	}
+	go func() {
+		for e := range events {
+			d.hint(engine.Hint{Object: e.Link, Who: e.Who})
+		}
+	}()
+	go d.followGuests(ctx)
+	go d.followNeighbours(ctx)
+	go func() {
+		for range d.resolved.Restarts(ctx) {
+			d.hint(engine.Hint{Object: "resolver"})
+		}
+	}()
+	go d.engine.Follow(ctx, d.hints)
+	return nil
+}
+
+// hint passes on that something changed; if the engine is behind, it will look
+// anyway.
+func (d *running) hint(h engine.Hint) {
+	select {
+	case d.hints <- h:
+	default:
+	}
+}
+
+// followGuests passes leases on as events, and notices when the process ends.
+func (d *running) followGuests(ctx context.Context) {
+	const pause = 200 * time.Millisecond
+	for ctx.Err() == nil {
+		err := d.adapter.Watch(ctx, func(c dhcp.Change) {
+			if !c.Lost {
+				d.engine.Tell(leaseEvent(c.Lease))
+			}
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		d.log.Debug("guest services ended their conversation", "err", err)
+		d.hint(engine.Hint{Object: "services"})
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
+}
+
+func listen(path string) (*net.UnixListener, error) {
+	if len(path) > 107 {
+		return nil, fmt.Errorf("listen: %s is longer than the 107 bytes that a unix socket's path can have", path)
+	}
+	if c, err := net.Dial("unix", path); err == nil {
+		c.Close()
+		return nil, fmt.Errorf("listen: a daemon answers on %s already", path)
+	}
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	// Everybody may connect; who may do what is decided by peer credentials.
+	if err := os.Chmod(path, 0o666); err != nil {
+		ln.Close()
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return ln, nil
+}
+
+// machineID seeds what is made up; a host without one gets its host name.
+func machineID() string {
+	for _, path := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
+		if b, err := os.ReadFile(path); err == nil && len(strings.TrimSpace(string(b))) > 0 {
+			return strings.TrimSpace(string(b))
+		}
+	}
+	name, _ := os.Hostname() // "" is a seed too
+	return name
+}
+
+func bootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read boot id: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+// boottime reads CLOCK_BOOTTIME in nanoseconds.
+func boottime() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0 // cannot fail on any kernel since 2.6.39
+	}
+	return syscall.TimespecToNsec(syscall.Timespec(ts))
+}
+
+// bootFile in the run directory says for which boot networks were autostarted.
+const bootFile = "boot"
+
+func firstSinceBoot(runDir, boot string) bool {
+	b, err := os.ReadFile(filepath.Join(runDir, bootFile))
+	return err != nil || string(b) != boot
+}
+
+func markBoot(runDir string) error {
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(runDir, bootFile), []byte(boot), 0o644)
+}
