@@ -23,8 +23,13 @@ type socketConn struct {
 	frame             [128]byte // ReceiveARP's
 }
 
-// NewConn makes a Conn of the two sockets that Listen describes, and owns them
-// from then on, also if it fails.
+// NewConn makes a Conn of two open sockets of a bridge, and owns them from then
+// on, also if it fails. Opening them needs privileges, using them none:
+//
+//   - udp: UDP, bound to the device, then to 0.0.0.0 port 67;
+//   - packet: AF_PACKET, SOCK_RAW, bound to the interface for ARP.
+//
+// Both die with the bridge: one made anew needs sockets opened anew.
 func NewConn(udp, packet *os.File) (Conn, error) {
 	c := &socketConn{}
 	var err error
@@ -36,10 +41,40 @@ func NewConn(udp, packet *os.File) (Conn, error) {
 		c.udp.Close()
 		return nil, fmt.Errorf("take over packet socket: %w", err)
 	}
-	if err := c.identify(); err != nil {
+	if err := errors.Join(c.identify(), c.prepare()); err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
 	return c, nil
+}
+
+// receiveBuffer is in bytes; it holds the messages of some thousand clients that
+// start together.
+const (
+	receiveBuffer = 4 << 20
+	// defaultBuffer is net.core.rmem_default of most kernels; more than that was
+	// chosen by the opener, who may set more than net.core.rmem_max.
+	defaultBuffer = 212992
+)
+
+// prepare sets what needs no privileges: the filter, and as large a receive
+// buffer as net.core.rmem_max allows, unless the opener gave a larger one.
+func (c *socketConn) prepare() error {
+	var fault error
+	err := c.packetRaw.Control(func(fd uintptr) { fault = onlyARPReplies(int(fd)) })
+	if err = errors.Join(err, fault); err != nil {
+		return fmt.Errorf("filter packet socket: %w", err)
+	}
+	err = c.udpRaw.Control(func(fd uintptr) {
+		var size int
+		size, fault = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF)
+		if fault == nil && size <= defaultBuffer {
+			fault = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, receiveBuffer)
+		}
+	})
+	if err = errors.Join(err, fault); err != nil {
+		return fmt.Errorf("size receive buffer: %w", err)
+	}
+	return nil
 }
 
 // adopt makes a file that the runtime can wait for, and closes the one given.
@@ -255,4 +290,20 @@ func (c *socketConn) sendDatagram(r Reply) error {
 		fault = unix.Sendmsg(int(fd), r.Payload, info, to, unix.MSG_DONTWAIT)
 	})
 	return errors.Join(err, fault)
+}
+
+// onlyARPReplies keeps the requests of all the guests from waking the server.
+func onlyARPReplies(fd int) error {
+	const ret, loadHalf, jumpEqual = unix.BPF_RET | unix.BPF_K, unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+	program := []unix.SockFilter{
+		{Code: loadHalf, K: 12}, // EtherType
+		{Code: jumpEqual, K: etherARP, Jf: 3},
+		{Code: loadHalf, K: etherLen + 6}, // ARP operation
+		{Code: jumpEqual, K: 2, Jf: 1},
+		{Code: ret, K: etherLen + arpLen + 18}, // with Ethernet's padding
+		{Code: ret, K: 0},
+	}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{
+		Len: uint16(len(program)), Filter: &program[0],
+	})
 }
