@@ -194,10 +194,14 @@ func (c *Client) Change(ctx context.Context, id string) (Change, error) {
 }
 
 // Confirm keeps a pending change.
-func (c *Client) Confirm(ctx context.Context, id string) error { return c.decide(ctx, id, "confirm", nil) }
+func (c *Client) Confirm(ctx context.Context, id string) error {
+	return c.decide(ctx, id, "confirm", nil)
+}
 
 // Cancel takes a pending change back.
-func (c *Client) Cancel(ctx context.Context, id string) error { return c.decide(ctx, id, "cancel", nil) }
+func (c *Client) Cancel(ctx context.Context, id string) error {
+	return c.decide(ctx, id, "cancel", nil)
+}
 
 // Extend moves the deadline of a pending change, in whole seconds.
 func (c *Client) Extend(ctx context.Context, id string, by time.Duration) error {

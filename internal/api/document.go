@@ -71,7 +71,7 @@ func (t *LeaseTime) UnmarshalJSON(b []byte) error {
 
 // Reservation ties an address, and if wanted a name, to a hardware address.
 type Reservation struct {
-	Network  string `json:"network,omitempty" doc:"Only in lists over all networks"`
+	Network  string `json:"network,omitempty" doc:"In lists"`
 	MAC      string `json:"mac"`
 	IP       string `json:"ip"`
 	Hostname string `json:"hostname,omitempty"`
@@ -89,15 +89,14 @@ type Extension struct {
 
 // PortRequest asks for a port.
 type PortRequest struct {
-	Network   string `json:"network,omitempty" doc:"This or bridge"`
-	Bridge    string `json:"bridge,omitempty"`
-	Guest     string `json:"guest,omitempty" doc:"Name of the guest; left out: the tap's"`
-	MAC       string `json:"mac,omitempty" doc:"Left out: made up, stable for the guest's name and the network"`
-	NoMAC     bool   `json:"no_mac,omitempty" doc:"The hardware address is the guest's choice and shall be learnt"`
-	Queues    int    `json:"queues,omitempty" minimum:"0" maximum:"256"`
-	NoVnetHdr bool   `json:"no_vnet_hdr,omitempty" doc:"Leave out the virtio header"`
-	User      string `json:"user,omitempty" doc:"User that may open the persistent tap; only for attaching"`
-	Made      string `json:"made,omitempty" enum:"qemu,attach,bridge-helper"`
+	Network string `json:"network,omitempty" doc:"This or bridge"`
+	Bridge  string `json:"bridge,omitempty"`
+	Guest   string `json:"guest,omitempty" doc:"Name of the guest; left out: the tap's"`
+	MAC     string `json:"mac,omitempty" doc:"Left out: made up, stable for the guest's name and the network"`
+	NoMAC   bool   `json:"no_mac,omitempty" doc:"The hardware address is the guest's choice and shall be learnt"`
+	Queues  int    `json:"queues,omitempty" minimum:"0" maximum:"256"`
+	User    string `json:"user,omitempty" doc:"User that may open the persistent tap; only for attaching"`
+	Made    string `json:"made,omitempty" enum:"qemu,attach,bridge-helper"`
 }
 
 // Opened is the line that comes with the descriptors of an opened port: first

@@ -1,0 +1,229 @@
+// Package cli is the face for people at a terminal: it turns arguments into
+// calls of the API and answers into text.
+//
+// It owns commands, flags, help, tables, exit codes, and what of QEMU's command
+// line is written for a guest's NIC. It does not know the engine, nor anything
+// of the host: all it knows comes from package api.
+//
+// Start reading at Main below; the commands are in network.go, document.go,
+// live.go, change.go and qemu.go, the output in output.go and table.go.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"drawbridge/internal/api"
+)
+
+// Exit codes.
+const (
+	// ExitDone: it was done, or there was nothing to do.
+	ExitDone = 0
+	// ExitFailed: it was refused or failed.
+	ExitFailed = 1
+	// ExitUsage: the command line makes no sense.
+	ExitUsage = 2
+	// ExitUnreachable: no daemon answers.
+	ExitUnreachable = 3
+)
+
+// HelperName is the name under which the program is QEMU's bridge helper.
+const HelperName = "drawbridge-bridge-helper"
+
+// Extra is what the program adds to the commands of this package.
+type Extra struct {
+	// Version of the program.
+	Version string
+	// Commands that do not go over the API, such as the daemon itself.
+	Commands []*cobra.Command
+}
+
+// Main runs the command line args, args[0] being the program's name, and
+// returns the exit code. An error of one of Extra.Commands counts as
+// ExitFailed, unless it has a method ExitCode() int.
+func Main(args []string, stdin io.Reader, stdout, stderr io.Writer, extra Extra) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, extra: extra, exec: execQEMU}
+	if len(args) > 0 && filepath.Base(args[0]) == HelperName {
+		return a.bridgeHelper(ctx, args[1:])
+	}
+	root := a.root()
+	if len(args) > 0 {
+		args = args[1:]
+	}
+	root.SetArgs(args)
+	return a.exitCode(root.ExecuteContext(ctx))
+}
+
+// app is one run of the program.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	extra          Extra
+	socket         string
+	format         string
+	noColor        bool
+	client         *api.Client
+	// exec replaces the process; tests put something else here.
+	exec func(argv []string) error
+}
+
+// usageError is a command line that makes no sense.
+type usageError struct{ error }
+
+func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// exitCode says on stderr what went wrong, in one line, and returns the code.
+func (a *app) exitCode(err error) int {
+	if err == nil {
+		return ExitDone
+	}
+	if coded, ok := errors.AsType[interface {
+		error
+		ExitCode() int
+	}](err); ok {
+		a.complain(err.Error())
+		return coded.ExitCode()
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
+		a.complain(err.Error() + "\nsee drawbridge --help")
+		return ExitUsage
+	}
+	switch {
+	case errors.Is(err, api.ErrUnreachable):
+		a.complain(err.Error() + "\nstart it with: systemctl start drawbridge   (or, without systemd: sudo drawbridge daemon)")
+		return ExitUnreachable
+	case errors.Is(err, context.Canceled):
+		a.complain("interrupted; see drawbridge status for what was done")
+	default:
+		a.complain(err.Error())
+	}
+	return ExitFailed
+}
+
+func (a *app) complain(text string) {
+	first, rest, more := strings.Cut(text, "\n")
+	fmt.Fprintln(a.stderr, "drawbridge: "+clean(first))
+	if more {
+		fmt.Fprintln(a.stderr, rest)
+	}
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "drawbridge",
+		Short: "Networks for KVM guests, changed and repaired safely",
+		Long: `Drawbridge gives the KVM guests of this host their networks: virtual switches with
+NAT to the outside, or isolated from it, with DHCP, DNS and IPv6. Every change is planned,
+verified, and taken back if it goes wrong.`,
+		Example: `  drawbridge status
+  drawbridge network create lab --mode isolated
+  drawbridge qemu --nic network=default,name=ubuntu-cloud -- qemu-system-x86_64 -m 1G disk.img`,
+		SilenceErrors: true, SilenceUsage: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error { return a.prepare() },
+	}
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetIn(a.stdin)
+	socket := api.DefaultSocket
+	if s := os.Getenv("DRAWBRIDGE_SOCKET"); s != "" {
+		socket = s
+	}
+	f := root.PersistentFlags()
+	f.StringVar(&a.socket, "socket", socket, "socket of the daemon (or environment DRAWBRIDGE_SOCKET)")
+	f.StringVarP(&a.format, "output", "o", "table", "form of the output: table, json or yaml")
+	f.BoolVar(&a.noColor, "no-color", false, "no colours (also by environment NO_COLOR)")
+	_ = root.RegisterFlagCompletionFunc("output", fixed("table", "json", "yaml"))
+	root.AddCommand(
+		a.statusCommand(), a.topologyCommand(), a.networkCommand(), a.upCommand(), a.downCommand(),
+		a.planCommand(), a.applyCommand(), a.exportCommand(), a.reservationCommand(), a.leaseCommand(),
+		a.guestCommand(), a.portCommand(), a.qemuCommand(), a.changeCommand(), a.monitorCommand(),
+		a.modeCommand(), a.versionCommand(), manCommand(),
+	)
+	root.AddCommand(a.extra.Commands...)
+	root.CompletionOptions.HiddenDefaultCmd = true
+	strict(root)
+	return root
+}
+
+// strict makes an unknown subcommand, a missing one, and a bad flag a usage
+// error: cobra alone prints help and calls it success.
+func strict(c *cobra.Command) {
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	if c.HasSubCommands() && c.RunE == nil && c.Run == nil {
+		c.Args = cobra.ArbitraryArgs
+		c.RunE = func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usage("%s has no command %q", c.CommandPath(), args[0])
+			}
+			if c.HasParent() {
+				return usage("%s needs a command: %s", c.CommandPath(), strings.Join(names(c), ", "))
+			}
+			return c.Help()
+		}
+	} else if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return usage("%s: %w; usage: %s", c.CommandPath(), err, c.UseLine())
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		strict(sub)
+	}
+}
+
+func names(c *cobra.Command) []string {
+	var out []string
+	for _, sub := range c.Commands() {
+		if !sub.Hidden {
+			out = append(out, sub.Name())
+		}
+	}
+	return out
+}
+
+// prepare runs before every command.
+func (a *app) prepare() error {
+	switch a.format {
+	case "table", "json", "yaml":
+	default:
+		return usage("--output %s: there are table, json and yaml", a.format)
+	}
+	a.client = api.Dial(a.socket)
+	return nil
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Say which version this is, and which the daemon is", Args: cobra.NoArgs,
+		Example: "  drawbridge version",
+		RunE: func(c *cobra.Command, _ []string) error {
+			v := struct {
+				Client string `json:"client"`
+				Daemon string `json:"daemon"`
+			}{Client: a.extra.Version}
+			if s, err := a.client.Status(c.Context()); err == nil {
+				v.Daemon = s.Version
+			}
+			return a.show(v, func(w *writer) {
+				w.line("drawbridge " + v.Client)
+				if v.Daemon != "" && v.Daemon != v.Client {
+					w.line("daemon     " + v.Daemon)
+				}
+			})
+		},
+	}
+}

@@ -1,0 +1,146 @@
+package rest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"reflect"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"drawbridge/internal/api"
+	"drawbridge/internal/engine"
+)
+
+// answer is a response with a body and nothing else.
+type answer[T any] struct{ Body T }
+
+// Changing has the parameters of every call that changes something.
+type Changing struct {
+	DryRun    bool `query:"dry_run" doc:"Plan, and change nothing"`
+	CutGuests bool `query:"cut_guests" doc:"Go on even if guests lose their network by it"`
+}
+
+func (c Changing) options() engine.Options {
+	return engine.Options{DryRun: c.DryRun, CutGuests: c.CutGuests}
+}
+
+func (s *Server) humaConfig() huma.Config {
+	c := huma.DefaultConfig("Drawbridge", api.Version)
+	c.Info.Description = "The network of KVM guests on this host. Served on a unix socket; " +
+		"every call is authorised by the credentials of the peer. Errors are problems of RFC 9457."
+	c.Servers = []*huma.Server{{URL: "http://drawbridge", Description: "the unix socket, by default " + api.DefaultSocket}}
+	// No page of documentation (it would load scripts from elsewhere), no links
+	// to schemas in answers, and no OpenAPI made anew for each who asks.
+	c.DocsPath, c.SchemasPath, c.OpenAPIPath = "", "", ""
+	c.CreateHooks = nil
+	c.RejectUnknownQueryParameters = true
+	c.Transformers = []huma.Transformer{transformProblem}
+	yaml := huma.Format{
+		Marshal: func(w io.Writer, v any) error {
+			b, err := api.YAML(v)
+			if err != nil {
+				return err
+			}
+			_, err = w.Write(b)
+			return err
+		},
+		Unmarshal: func([]byte, any) error {
+			return fmt.Errorf("this call reads JSON; only documents may be YAML")
+		},
+	}
+	c.Formats = map[string]huma.Format{
+		"application/json": huma.DefaultJSONFormat, "json": huma.DefaultJSONFormat,
+		"application/yaml": yaml, "yaml": yaml,
+	}
+	return c
+}
+
+// operation is one call. The path is without the version.
+func (s *Server) operation(id, method, path, summary string) huma.Operation {
+	return huma.Operation{
+		OperationID: id, Method: method, Path: "/" + api.Version + path, Summary: summary,
+		MaxBodyBytes: maxBody,
+		Responses:    map[string]*huma.Response{"default": s.problemResponse()},
+	}
+}
+
+func (s *Server) problemResponse() *huma.Response {
+	return &huma.Response{
+		Description: "What is wrong and what to do about it",
+		Content: map[string]*huma.MediaType{
+			"application/problem+json": {Schema: s.schema(api.Problem{})},
+		},
+	}
+}
+
+func (s *Server) schema(v any) *huma.Schema {
+	t := reflect.TypeOf(v)
+	return s.huma.OpenAPI().Components.Schemas.Schema(t, true, t.Name())
+}
+
+// handle registers a call whose errors go through the one table of problems.
+func handle[I, O any](s *Server, op huma.Operation, f func(context.Context, *I) (O, error)) {
+	huma.Register(s.huma, op, func(ctx context.Context, in *I) (*answer[O], error) {
+		out, err := f(ctx, in)
+		if err != nil {
+			return nil, s.failed(ctx, op, err)
+		}
+		return &answer[O]{out}, nil
+	})
+}
+
+// handleNothing is handle for calls that answer 204.
+func handleNothing[I any](s *Server, op huma.Operation, f func(context.Context, *I) error) {
+	op.DefaultStatus = http.StatusNoContent
+	huma.Register(s.huma, op, func(ctx context.Context, in *I) (*struct{}, error) {
+		if err := f(ctx, in); err != nil {
+			return nil, s.failed(ctx, op, err)
+		}
+		return nil, nil
+	})
+}
+
+func (s *Server) failed(ctx context.Context, op huma.Operation, err error) *api.Problem {
+	p := problemOf(err)
+	if p.Status >= 500 && ctx.Err() == nil {
+		s.Log.Error("call failed", "call", op.OperationID, "request", ctx.Value(requestKey{}), "err", err)
+	}
+	return p
+}
+
+// do carries out a command and tells what became of it.
+func (s *Server) do(ctx context.Context, c engine.Command, how Changing) (api.Change, error) {
+	began := s.Now()
+	res, err := s.Engine.Do(ctx, c, how.options())
+	if err != nil {
+		return api.Change{}, err
+	}
+	out := changeOf(res)
+	out.DurationMS = float64(s.Now().Sub(began).Microseconds()) / 1000
+	if !res.DryRun && res.ID != "" {
+		s.Log.Info("changed", "title", res.Title, "change", res.ID, "phase", res.Phase, "steps", len(res.Steps),
+			"uid", callerOf(ctx).peer.UID, "request", ctx.Value(requestKey{}))
+	}
+	return out, nil
+}
+
+// writeOpenAPI writes the description once: it never changes while we run.
+func (s *Server) writeOpenAPI() error {
+	spec := s.huma.OpenAPI()
+	// The library registers its own form of errors, which we never answer with.
+	delete(spec.Components.Schemas.Map(), "ErrorModel")
+	var err error
+	if s.openAPI, err = json.MarshalIndent(spec, "", "  "); err != nil {
+		return fmt.Errorf("describe the API: %w", err)
+	}
+	if s.openYAML, err = spec.YAML(); err != nil {
+		return fmt.Errorf("describe the API: %w", err)
+	}
+	return nil
+}
+
+// OpenAPI is the description of all calls (OpenAPI 3.1), in YAML.
+func (s *Server) OpenAPI() []byte { return s.openYAML }

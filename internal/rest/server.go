@@ -1,0 +1,230 @@
+// Package rest is the HTTP face: the calls of package api, served over a unix
+// socket to whom the rules of access let in, and described by OpenAPI.
+//
+// It owns paths, access, limits, the form of errors, and the translation
+// between wire types and the engine's. It does not know kernels, nor how a
+// change is carried out.
+//
+// Start reading at New and Serve below. Access is in peer.go and access.go, the
+// calls in networks.go, live.go and changes.go, descriptors in open.go, the
+// document's form in document.go, errors in problems.go.
+package rest
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+	"golang.org/x/sys/unix"
+
+	"drawbridge/internal/api"
+	"drawbridge/internal/engine"
+)
+
+// Engine is what the face needs of the engine; *engine.Engine has it.
+type Engine interface {
+	Do(ctx context.Context, c engine.Command, o engine.Options) (engine.Result, error)
+	View(ctx context.Context) (engine.View, error)
+	// OpenPort returns descriptors that the caller owns: one of the tap for
+	// each queue, and as many of vhost or none.
+	OpenPort(ctx context.Context, r engine.PortRequest) (engine.Port, []*os.File, []*os.File, error)
+	AttachPort(ctx context.Context, r engine.PortRequest) (engine.Port, error)
+	DetachPort(ctx context.Context, tap string) error
+	Confirm(ctx context.Context, id string) error
+	Cancel(ctx context.Context, id string) error
+	Extend(ctx context.Context, id string, by time.Duration) error
+	Watch(ctx context.Context) <-chan engine.Event
+}
+
+// Limits on what clients may send, for everybody alike.
+const (
+	// maxBody is enough for a document of ten thousand reservations (1 MB).
+	maxBody = 8 << 20
+	// maxHeader is far above what our client sends.
+	maxHeader = 64 << 10
+	// maxConnections of one user id other than root at one time: the socket is
+	// open to everybody, and one user shall not use up the daemon's descriptors.
+	maxConnections = 128
+)
+
+// Config is what a server is made of. Only Engine and Log have no default.
+type Config struct {
+	Engine Engine
+	Log    *slog.Logger
+	// AdminGroup is the group whose members may do everything, as root may;
+	// "drawbridge" if empty. It is looked up once, here.
+	AdminGroup string
+	// Version of the program, for status.
+	Version string
+	// Modes are the words that Network.Mode may be.
+	Modes []api.Mode
+	// ServicesPID is the process of the guest services, or 0.
+	ServicesPID func() int
+	// Now is the wall clock, Boottime CLOCK_BOOTTIME in nanoseconds.
+	Now      func() time.Time
+	Boottime func() int64
+	// HeaderTimeout bounds how long a client may take to say what it wants.
+	HeaderTimeout time.Duration
+}
+
+// Server answers the calls of package api.
+type Server struct {
+	Config
+	started  time.Time
+	http     *http.Server
+	mux      *http.ServeMux
+	huma     huma.API
+	openAPI  []byte
+	openYAML []byte
+	// broken says why the description could not be written.
+	broken error
+	// adminGID is -1 where the group does not exist: then only root may.
+	adminGID int
+	runID    string
+	requests atomic.Uint64
+	// stop ends watchers when the server shuts down.
+	stop    context.Context
+	stopAll context.CancelFunc
+}
+
+// New makes a server; it answers once it has a listener.
+func New(c Config) *Server {
+	if c.AdminGroup == "" {
+		c.AdminGroup = adminGroup
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Boottime == nil {
+		c.Boottime = boottime
+	}
+	if c.ServicesPID == nil {
+		c.ServicesPID = func() int { return 0 }
+	}
+	if c.HeaderTimeout == 0 {
+		c.HeaderTimeout = 5 * time.Second
+	}
+	s := &Server{Config: c, started: c.Now(), mux: http.NewServeMux(), runID: newRunID(), adminGID: groupID(c.AdminGroup)}
+	s.stop, s.stopAll = context.WithCancel(context.Background())
+	s.huma = humago.New(s.mux, s.humaConfig())
+	s.register()
+	s.broken = s.writeOpenAPI()
+	s.http = &http.Server{
+		Handler:           s.outermost(s.mux),
+		ReadHeaderTimeout: c.HeaderTimeout,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    maxHeader,
+		ConnContext:       withPeer,
+		ErrorLog:          slog.NewLogLogger(c.Log.Handler(), slog.LevelDebug),
+	}
+	return s
+}
+
+// grace is how long calls may go on once the server is told to end: a change
+// takes no longer, and would be finished by the next start if it did.
+const grace = 10 * time.Second
+
+// Serve answers on l, a unix listener, until ctx ends. Then it ends watchers,
+// lets other calls finish, closes l and returns nil.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	if s.broken != nil {
+		return s.broken
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- s.http.Serve(newFairListener(l, maxConnections)) }()
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	s.stopAll()
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	if err := s.http.Shutdown(late); err != nil {
+		return errors.Join(fmt.Errorf("end the API: %w", err), s.http.Close())
+	}
+	return nil
+}
+
+func groupID(name string) int {
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return -1
+	}
+	gid, err := strconv.Atoi(g.Gid)
+	if err != nil {
+		return -1
+	}
+	return gid
+}
+
+func (s *Server) register() {
+	s.registerStatus()
+	s.registerNetworks()
+	s.registerReservations()
+	s.registerLive()
+	s.registerPorts()
+	s.registerDocument()
+	s.registerChanges()
+	s.registerEvents()
+	s.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/openapi+json")
+		_, _ = w.Write(s.openAPI)
+	})
+	s.mux.HandleFunc("GET /openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/openapi+yaml")
+		_, _ = w.Write(s.openYAML)
+	})
+	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		s.refuse(w, r, &api.Problem{
+			Status: http.StatusNotFound, Code: api.CodeNotFound,
+			Detail: r.Method + " " + r.URL.Path + ": there is no such call; see /openapi.yaml",
+		})
+	})
+}
+
+// outermost numbers requests, limits bodies, and lets nobody in who has no
+// business here.
+func (s *Server) outermost(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		id := s.runID + "-" + strconv.FormatUint(s.requests.Add(1), 10)
+		w.Header().Set("X-Request-Id", id)
+		w.Header().Set("Cache-Control", "no-store")
+		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		caller, err := s.admit(r)
+		if err != nil {
+			s.refuse(w, r, err)
+			return
+		}
+		ctx := context.WithValue(r.Context(), callerKey{}, caller)
+		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, requestKey{}, id)))
+	})
+}
+
+type requestKey struct{}
+
+func newRunID() string {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // crypto/rand.Read never fails since Go 1.24
+	return hex.EncodeToString(b[:])
+}
+
+func boottime() int64 {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return 0
+	}
+	return ts.Nano()
+}
