@@ -182,6 +182,12 @@ func (a *Adapter) handOver(bridge string, steps []plan.Step) error {
 		if s.After == nil || bridgeOf(s.After) != bridge {
 			continue
 		}
+		// Sockets of an earlier bridge of that name may still hold the addresses.
+		if roles := rolesOf[s.Key().Kind]; s.Before == nil && roles != nil {
+			if _, err := a.ask(message{Release: &socketSet{Bridge: bridge, Roles: roles}}, nil); err != nil {
+				return fmt.Errorf("guest services: %w", err)
+			}
+		}
 		err := a.open(s, add)
 		if a.Opener.InUse(err) {
 			// The network works without; the owner of the port is named in status.

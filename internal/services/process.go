@@ -52,8 +52,8 @@ type Process struct {
 // bridge holds what runs on one bridge.
 type bridge struct {
 	index int
-	// loops end when their cancel function is called, and close their sockets.
-	loops map[Role]context.CancelFunc
+	// loops end, and close their sockets, before their function returns.
+	loops map[Role]func()
 }
 
 // LeaseFile is the name of the lease file in the process's state directory.
@@ -157,6 +157,9 @@ func (p *Process) answer(ctx context.Context, m message, files []*os.File) messa
 	switch {
 	case m.Sockets != nil:
 		err = p.take(ctx, *m.Sockets, files)
+	case m.Release != nil:
+		closeAll(files)
+		p.release(m.Release.Bridge, m.Release.Roles)
 	case m.Apply != nil:
 		closeAll(files)
 		err = p.apply(ctx, m.Apply)
@@ -187,7 +190,7 @@ func (p *Process) take(ctx context.Context, set socketSet, files []*os.File) err
 	}
 	b := p.bridges[set.Bridge]
 	if b == nil {
-		b = &bridge{loops: map[Role]context.CancelFunc{}}
+		b = &bridge{loops: map[Role]func(){}}
 		p.bridges[set.Bridge] = b
 	}
 	b.index = set.Index
@@ -205,12 +208,12 @@ func (p *Process) take(ctx context.Context, set socketSet, files []*os.File) err
 			errs = append(errs, err)
 			continue
 		}
-		if end := b.loops[role]; end != nil {
-			end()
-		}
+		p.release(set.Bridge, []Role{role})
 		ctx, cancel := context.WithCancel(ctx)
-		b.loops[role] = cancel
+		ended := make(chan struct{})
+		b.loops[role] = func() { cancel(); <-ended }
 		go func() {
+			defer close(ended)
 			if err := loop(ctx); err != nil && ctx.Err() == nil {
 				p.log.Warn("service ended", "bridge", set.Bridge, "service", role, "err", err)
 			}
@@ -317,18 +320,22 @@ func firstOf(a, b host.Resource) host.Resource {
 }
 
 func (p *Process) endLoops(name string, roles []Role) {
-	b := p.bridges[name]
-	if b == nil {
-		return
-	}
-	for _, role := range roles {
-		if end := b.loops[role]; end != nil {
-			end()
-			delete(b.loops, role)
-		}
-	}
-	if len(b.loops) == 0 {
+	p.release(name, roles)
+	if b := p.bridges[name]; b != nil && len(b.loops) == 0 {
 		delete(p.bridges, name)
+	}
+}
+
+// release ends loops and waits until their sockets are closed, so that new ones
+// can be bound to the same addresses.
+func (p *Process) release(name string, roles []Role) {
+	if b := p.bridges[name]; b != nil {
+		for _, role := range roles {
+			if end := b.loops[role]; end != nil {
+				end()
+				delete(b.loops, role)
+			}
+		}
 	}
 }
 

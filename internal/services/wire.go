@@ -21,6 +21,7 @@ import (
 type message struct {
 	// Requests.
 	Sockets    *socketSet     `json:"sockets,omitempty"`
+	Release    *socketSet     `json:"release,omitempty"`
 	Apply      []plan.Step    `json:"apply,omitempty"`
 	Observe    bool           `json:"observe,omitempty"`
 	Leases     bool           `json:"leases,omitempty"`
