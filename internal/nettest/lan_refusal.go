@@ -26,7 +26,7 @@ type Refusal struct {
 	From       netip.Addr
 	Type, Code uint8
 	Errno      syscall.Errno // what connect said
-	After      time.Duration
+	After      time.Duration // from the attempt to the ICMP error
 }
 
 // AdminProhibited tells whether somebody said that policy forbids this: ICMP type 3 code 13 (RFC
@@ -72,11 +72,22 @@ func (n *Node) Refused(ctx context.Context, to netip.AddrPort) (Refusal, error) 
 	if err := icmp.SetReadDeadline(deadline); err != nil {
 		return Refusal{}, err
 	}
+	// The two are awaited side by side: what comes back while connect() still holds the socket is
+	// told to the program only with the next attempt, a second later.
+	type answer struct {
+		Refusal
+		err error
+	}
+	start := time.Now()
+	came := make(chan answer, 1)
+	go func() {
+		r, err := readRefusal(icmp, to)
+		r.After = time.Since(start)
+		came <- answer{r, err}
+	}()
 	dialCtx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	start := time.Now()
 	c, dialed := n.Dial(dialCtx, "tcp", to)
-	took := time.Since(start)
 	if dialed == nil {
 		c.Close()
 		return Refusal{}, fmt.Errorf("%s connected to %s, which should have been refused", n.Name, to)
@@ -85,12 +96,12 @@ func (n *Node) Refused(ctx context.Context, to netip.AddrPort) (Refusal, error) 
 	if !errors.As(dialed, &errno) || errno == syscall.ECONNREFUSED {
 		return Refusal{}, fmt.Errorf("%s was not refused by ICMP: %w", n.Name, dialed)
 	}
-	r, err := readRefusal(icmp, to)
-	if errors.Is(err, os.ErrDeadlineExceeded) {
+	r := <-came
+	if errors.Is(r.err, os.ErrDeadlineExceeded) {
 		return Refusal{}, fmt.Errorf("%s saw no ICMP error for %s: %w", n.Name, to, dialed)
 	}
-	r.Errno, r.After = errno, took
-	return r, err
+	r.Errno = errno
+	return r.Refusal, r.err
 }
 
 // readRefusal reads messages until one is an error about our TCP packet to the address: behind the
