@@ -57,11 +57,19 @@ func (s *Server) admit(r *http.Request) (caller, error) {
 	}
 	switch {
 	case len(c.networks) == 0:
-		return c, forbidden("%s may not use drawbridge here: use sudo, have root run \"usermod -aG %s %s\" and log in again, or be named in a network's allow-users", c.name, s.AdminGroup, c.name)
+		return c, forbidden("%s may not use drawbridge here: use sudo%s, or be named in a network's allow-users", c.name, s.joinGroup(c.name))
 	case r.Method == http.MethodGet || r.Method == http.MethodHead || strings.HasPrefix(r.URL.Path, "/"+api.Version+"/ports"):
 		return c, nil
 	}
 	return c, forbidden("%s may read, and plug and unplug ports of his own on %s, but not change networks: use sudo", c.name, spell(c.networks))
+}
+
+// joinGroup says how to become a member of the group, where there is one.
+func (s *Server) joinGroup(user string) string {
+	if s.adminGID < 0 {
+		return ""
+	}
+	return fmt.Sprintf(", have root run \"usermod -aG %s %s\" and log in again", s.AdminGroup, user)
 }
 
 // mayPlug checks whether the caller may have ports on a network.

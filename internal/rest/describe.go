@@ -19,7 +19,7 @@ func describe(before, after host.Resource) string {
 	if r == nil {
 		return ""
 	}
-	key = " " + r.Key().Name + " "
+	key = " " + strings.ReplaceAll(r.Key().Name, "/", " ") + " "
 	var parts []string
 	v := reflect.ValueOf(r)
 	for i := range v.NumField() {

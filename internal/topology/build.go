@@ -110,10 +110,10 @@ func (b *builder) outside() {
 		if l.Master != "" {
 			holder = l.Master
 		}
-		for _, lan := range b.lans(holder) {
-			lanID := id(KindLAN, lan.String())
+		if lan := strings.Join(b.lans(holder), " "); lan != "" {
+			lanID := id(KindLAN, lan)
 			if !b.has(lanID) {
-				b.node(Node{Kind: KindLAN, Name: lan.String(), Addresses: b.routersIn(holder, lan), Foreign: true})
+				b.node(Node{Kind: KindLAN, Name: lan, Addresses: b.routers(holder), Foreign: true})
 			}
 			b.edge(lanID, nic, EdgeAttached)
 		}
@@ -167,9 +167,9 @@ func (b *builder) uplink() string {
 	return ""
 }
 
-// lans are the IP networks of the addresses on a link, without link-local and
-// host-only ones.
-func (b *builder) lans(link string) []netip.Prefix {
+// lans are the prefixes of the addresses on a link, IPv4 first, without
+// link-local and host-only ones. Together they name one LAN.
+func (b *builder) lans(link string) []string {
 	var out []netip.Prefix
 	for _, a := range b.addrs[link] {
 		p := a.Masked()
@@ -179,13 +179,18 @@ func (b *builder) lans(link string) []netip.Prefix {
 		out = append(out, p)
 	}
 	slices.SortFunc(out, func(x, y netip.Prefix) int { return x.Addr().Compare(y.Addr()) })
-	return out
+	var names []string
+	for _, p := range out {
+		names = append(names, p.String())
+	}
+	return names
 }
 
-func (b *builder) routersIn(link string, lan netip.Prefix) []string {
+// routers are the next hops of the default routes over a link.
+func (b *builder) routers(link string) []string {
 	var out []string
 	for _, r := range b.defaults {
-		if r.Link == link && r.Gateway.IsValid() && lan.Contains(r.Gateway) && !slices.Contains(out, r.Gateway.String()) {
+		if r.Link == link && r.Gateway.IsValid() && !slices.Contains(out, r.Gateway.String()) {
 			out = append(out, r.Gateway.String())
 		}
 	}
