@@ -41,6 +41,12 @@ func (h *Host) applyLinks(ctx context.Context, steps []plan.Step) error {
 
 // putLink makes a link if it is not there, then changes what differs.
 func (h *Host) putLink(want host.Link) error {
+	if want.Master == "" && (want.Isolated || want.Hairpin) {
+		return fmt.Errorf("change link %s: a link that is no bridge port has no port flags", want.Name)
+	}
+	if want.Type != host.TypeBridge && (want.STP || want.ForwardDelay != 0) {
+		return fmt.Errorf("change link %s: a link that is no bridge has no spanning tree", want.Name)
+	}
 	there, err := h.rtnl.linkBy(0, want.Name)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := h.makeLink(want); err != nil {
