@@ -72,7 +72,7 @@ func newTestGuests(t *testing.T, ctx context.Context) *Guests {
 }
 
 func TestGuestsBootAndPing(t *testing.T) {
-	require(t, "ip", "nsenter", "busybox", "qemu-system-x86_64", "apt-get", "dpkg-deb")
+	Need(t, Root, "ip", "nsenter", "busybox", "qemu-system-x86_64", "apt-get", "dpkg-deb", Tun)
 	ctx := testContext(t, 2*bootLimit)
 	guests := newTestGuests(t, ctx)
 	host := plainHost(t, ctx)
@@ -181,7 +181,7 @@ func checkStops(t *testing.T, ctx context.Context, first, second *Guest) {
 }
 
 func TestGuestWithBadArgumentsSaysSo(t *testing.T) {
-	require(t, "busybox", "qemu-system-x86_64", "apt-get", "dpkg-deb")
+	Need(t, "busybox", "qemu-system-x86_64", "apt-get", "dpkg-deb")
 	ctx := testContext(t, bootLimit)
 	guests := newTestGuests(t, ctx)
 	_, err := guests.Boot(ctx, Spec{Name: "bad", Command: func(args []string) *exec.Cmd {
@@ -193,7 +193,7 @@ func TestGuestWithBadArgumentsSaysSo(t *testing.T) {
 }
 
 func TestArchiveIsReadByCpio(t *testing.T) {
-	require(t, "cpio")
+	Need(t, "cpio")
 	var a archive
 	a.add("folder", modeDir|0o755, nil)
 	a.add("folder/five", modeFile|0o640, []byte("12345"))

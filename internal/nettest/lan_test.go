@@ -6,29 +6,11 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 )
-
-// require skips on a desk and fails in CI when the machine lacks something.
-func require(t *testing.T, programs ...string) {
-	t.Helper()
-	miss := t.Skipf
-	if os.Getenv("CI") != "" {
-		miss = t.Fatalf
-	}
-	if os.Geteuid() != 0 {
-		miss("needs root")
-	}
-	for _, p := range programs {
-		if _, err := exec.LookPath(p); err != nil {
-			miss("needs %s", p)
-		}
-	}
-}
 
 func testLog(t *testing.T) *slog.Logger {
 	return slog.New(slog.NewTextHandler(t.Output(), nil))
@@ -64,7 +46,7 @@ func mustRun(t *testing.T, ctx context.Context, n *Node, name string, args ...st
 }
 
 func TestLANConnectsItsMachines(t *testing.T) {
-	require(t, "ip", "nsenter", "curl", "dig")
+	Need(t, Root, "ip", "nsenter", "curl", "dig")
 	ctx := testContext(t, 20*time.Second)
 	lan := newTestLAN(t, ctx)
 	for _, c := range []struct{ url, want string }{
@@ -99,7 +81,7 @@ func TestLANConnectsItsMachines(t *testing.T) {
 }
 
 func TestLANHostSeesOnlyItself(t *testing.T) {
-	require(t, "ip", "nsenter")
+	Need(t, Root, "ip", "nsenter")
 	ctx := testContext(t, 20*time.Second)
 	lan, other := newTestLAN(t, ctx), newTestLAN(t, ctx)
 	for _, l := range []*LAN{lan, other} {
@@ -127,7 +109,7 @@ func TestLANHostSeesOnlyItself(t *testing.T) {
 }
 
 func TestLANRefusalIsSeen(t *testing.T) {
-	require(t, "ip", "nsenter", "nft")
+	Need(t, Root, "ip", "nsenter", "nft")
 	ctx := testContext(t, 20*time.Second)
 	lan := newTestLAN(t, ctx)
 	mustRun(t, ctx, lan.HostA, "nft", `add table inet t;
@@ -163,7 +145,7 @@ func TestLANRefusalIsSeen(t *testing.T) {
 
 // TestLANCloseEndsDaemons starts a process that leaves its parent and session, as daemons do.
 func TestLANCloseEndsDaemons(t *testing.T) {
-	require(t, "ip", "nsenter", "setsid")
+	Need(t, Root, "ip", "nsenter", "setsid")
 	ctx := testContext(t, 20*time.Second)
 	lan, err := NewLAN(ctx, testLog(t))
 	if err != nil {

@@ -221,10 +221,15 @@ func (s *story) names() error {
 		return evidence, err
 	})
 	s.expect("the guest's IPv6 address has the name too", func() (string, error) {
-		got, err := s.lookup(s.gateway, full, dns.TypeAAAA)
-		if err == nil && got != s.addr6[first].String() {
-			err = fmt.Errorf("want %s", s.addr6[first])
-		}
+		var got string
+		// It is not given out by the host but seen, so it is known by event.
+		err := eventually(s.ctx, func() (err error) {
+			got, err = s.lookup(s.gateway, full, dns.TypeAAAA)
+			if err == nil && got != s.addr6[first].String() {
+				err = fmt.Errorf("want %s", s.addr6[first])
+			}
+			return err
+		})
 		return "AAAA " + got, err
 	})
 	s.expect("guests resolve each other's short names", func() (string, error) {

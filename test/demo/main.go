@@ -80,6 +80,9 @@ func host(ctx context.Context, binary string) int {
 	if t.failed > 0 {
 		code = max(code, 1)
 	}
+	if ctx.Err() != nil {
+		return code
+	}
 	t.end(code)
 	return code
 }

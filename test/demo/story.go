@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -150,6 +151,11 @@ func (s *story) startDaemon() error {
 		ready.Close() // so that nobody waits for its word
 	}()
 	if err := awaitReady(ready); err != nil {
+		select {
+		case end := <-s.ended:
+			return fmt.Errorf("the daemon ended before it was ready: %w", cmp.Or(end, errors.New("with exit code 0")))
+		default:
+		}
 		return fmt.Errorf("wait for the daemon: %w", err)
 	}
 	// What it has to say later is heard too: its queue is short.
