@@ -3,6 +3,7 @@ package linux
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"drawbridge/internal/host"
+	"drawbridge/internal/nettest"
 	"drawbridge/internal/plan"
 	"drawbridge/internal/render"
 )
@@ -22,12 +24,7 @@ import (
 // freshNFT opens an adapter on an empty ruleset.
 func freshNFT(t testing.TB) *nftAdapter {
 	t.Helper()
-	if _, err := exec.LookPath("nft"); err != nil || os.Geteuid() != 0 {
-		if os.Getenv("CI") != "" {
-			t.Fatal("needs root and nft")
-		}
-		t.Skip("needs root and nft")
-	}
+	nettest.Need(t, nettest.Namespace, "nft")
 	nftOutput(t, "flush", "ruleset")
 	a, err := newNFT()
 	if err != nil {
@@ -103,15 +100,15 @@ func mustObserve(t testing.TB, a *nftAdapter, keys []host.Key) host.State {
 // checkSeen observes everything, and everything by its key, and compares.
 func checkSeen(t testing.TB, a *nftAdapter, want host.State) {
 	t.Helper()
-	if diff := cmp.Diff(want, mustObserve(t, a, nil)); diff != "" {
-		t.Errorf("wanted (-) and observed (+) differ:\n%s", diff)
+	if seen := mustObserve(t, a, nil); !maps.Equal(want, seen) {
+		t.Errorf("wanted (-) and observed (+) differ:\n%s", cmp.Diff(want, seen))
 	}
-	if diff := cmp.Diff(want, mustObserve(t, a, want.Keys())); diff != "" {
-		t.Errorf("wanted (-) and observed by key (+) differ:\n%s", diff)
+	if seen := mustObserve(t, a, want.Keys()); !maps.Equal(want, seen) {
+		t.Errorf("wanted (-) and observed by key (+) differ:\n%s", cmp.Diff(want, seen))
 	}
 }
 
-func making(s host.State) []plan.Step { return plan.Diff(s, host.State{}) }
+func making(s host.State) []plan.Step   { return plan.Diff(s, host.State{}) }
 func unmaking(s host.State) []plan.Step { return plan.Diff(host.State{}, s) }
 
 // asNFT writes a state as a file for nft.

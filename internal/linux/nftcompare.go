@@ -49,10 +49,10 @@ func (c *compiler) compare(s selector, mask []byte, negated bool, text string) e
 		c.emit(s.load(1), &expr.Cmp{Op: op, Register: 1, Data: first})
 	case s.payload != nil:
 		c.matchPayload(s, first)
-		c.learn(s.typ, s, first)
+		c.learn(s, first)
 	default:
 		c.emit(s.load(1), &expr.Cmp{Op: op, Register: 1, Data: first})
-		c.learn(s.typ, s, first)
+		c.learn(s, first)
 	}
 	return nil
 }

@@ -192,6 +192,9 @@ func (c *compiler) member(sels []selector, negated bool) error {
 	}
 	c.loadAll(sels)
 	c.addLookup(&expr.Lookup{SourceRegister: 1, Invert: negated}, set)
+	if set.anonymous && !negated && len(sels) == 1 {
+		c.learnSet(sels[0])
+	}
 	return nil
 }
 

@@ -101,22 +101,40 @@ func orEmpty(err error) error {
 	return err
 }
 
-// elements lists all elements of a set.
+// listings is how often a large set is listed at most.
+const listings = 8
+
+// elements lists all elements of a set. The kernel walks a hash table anew for
+// each message of a listing (nft_rhash_walk), so that elements are missed while
+// the table is growing, just after many were added: then it is listed again
+// until the number is right, or where kernels before 6.16 do not tell it, until
+// nothing more turns up.
 func (v *nftView) elements(s *nftSet, into host.State) error {
-	elements, err := v.list(s, netlink.Dump, nil)
-	if err != nil {
-		return err
+	found := host.State{}
+	for range listings {
+		before := len(found)
+		elements, messages, err := v.list(s, netlink.Dump, nil)
+		if err != nil {
+			return err
+		}
+		for _, e := range elements {
+			found.Add(host.Element{Table: s.table, Set: s.name, Value: formatSpan(s.keys, e.span), Data: e.data})
+		}
+		if messages < 2 || s.interval || s.counted && len(found) >= s.count || !s.counted && len(found) == before {
+			break
+		}
 	}
-	for _, e := range elements {
-		into.Add(host.Element{Table: s.table, Set: s.name, Value: formatSpan(s.keys, e.span), Data: e.data})
+	for _, r := range found {
+		into.Add(r)
 	}
 	return nil
 }
 
-// list reads the elements of a set, or with a list of keys only those.
-func (v *nftView) list(s *nftSet, flags netlink.HeaderFlags, keys []byte) ([]nftElement, error) {
+// list reads the elements of a set, or with a list of keys only those, and says
+// in how many messages they came.
+func (v *nftView) list(s *nftSet, flags netlink.HeaderFlags, keys []byte) ([]nftElement, int, error) {
 	if s.oddity != "" {
-		return nil, nil
+		return nil, 0, nil
 	}
 	attrs := putText(putText(nil, unix.NFTA_SET_ELEM_LIST_TABLE, s.table.Name), unix.NFTA_SET_ELEM_LIST_SET, s.name)
 	if keys != nil {
@@ -124,10 +142,10 @@ func (v *nftView) list(s *nftSet, flags netlink.HeaderFlags, keys []byte) ([]nft
 	}
 	replies, err := v.sock.get(unix.NFT_MSG_GETSETELEM, familyNumbers[s.table.Family], flags, attrs)
 	if isGone(err) {
-		return nil, nil
+		return nil, 0, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read elements of nftables set %s %s: %w", s.table, s.name, err)
+		return nil, 0, fmt.Errorf("read elements of nftables set %s %s: %w", s.table, s.name, err)
 	}
 	var raws []rawElement
 	for _, r := range replies {
@@ -135,12 +153,12 @@ func (v *nftView) list(s *nftSet, flags netlink.HeaderFlags, keys []byte) ([]nft
 		for item := range nftAttrs(list.data) {
 			raw, err := s.decodeItem(item.data)
 			if err != nil {
-				return nil, fmt.Errorf("read elements of nftables set %s %s: %w", s.table, s.name, err)
+				return nil, 0, fmt.Errorf("read elements of nftables set %s %s: %w", s.table, s.name, err)
 			}
 			raws = append(raws, raw)
 		}
 	}
-	return s.assemble(raws), nil
+	return s.assemble(raws), len(replies), nil
 }
 
 // fewElements is up to how many elements of one set are asked for one by one;
@@ -175,7 +193,7 @@ func (v *nftView) someElements(t host.Table, name string, wanted map[string]bool
 		if err != nil {
 			continue // what cannot be in the set is not in it
 		}
-		found, err := v.list(s, 0, putNest(nil, unix.NFTA_LIST_ELEM, s.items([]nftElement{{span: sp}})[0]))
+		found, _, err := v.list(s, 0, putNest(nil, unix.NFTA_LIST_ELEM, s.items([]nftElement{{span: sp}})[0]))
 		if err != nil {
 			return err
 		}
@@ -334,6 +352,6 @@ func (v *nftView) anonymous(t host.Table, name string) (*nftSet, error) {
 	if err != nil || s.elements != nil {
 		return s, err
 	}
-	s.elements, err = v.list(s, netlink.Dump, nil)
+	s.elements, _, err = v.list(s, netlink.Dump, nil)
 	return s, err
 }

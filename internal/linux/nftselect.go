@@ -25,6 +25,9 @@ type selector struct {
 	l3      string
 	l4      int
 	byEther bool
+	// same is a network protocol that the rule must not contradict, but which
+	// needs no match of its own.
+	same string
 	// link fields exist on Ethernet only.
 	link bool
 	// assign stores a register; nil for what cannot be set.
@@ -79,6 +82,12 @@ func ctOf(typ *nftDatatype, key expr.CtKey, direction uint32) selector {
 	}}
 }
 
+func ctAddr(proto string, typ *nftDatatype, key expr.CtKey, direction uint32) selector {
+	s := ctOf(typ, key, direction)
+	s.same = proto
+	return s
+}
+
 func fibType(f expr.Fib) selector {
 	f.ResultADDRTYPE = true
 	return selector{typ: typeFibAddr, load: func(reg uint32) expr.Any {
@@ -127,8 +136,8 @@ var selectors = func() map[string]selector {
 		s[name+" sport"], s[name+" dport"] = l4field(proto, typePort, 0), l4field(proto, typePort, 2)
 	}
 	for name, d := range map[string]uint32{"original": 0, "reply": 1} {
-		s["ct "+name+" ip saddr"], s["ct "+name+" ip daddr"] = ctOf(typeIPv4, expr.CtKeySRCIP, d), ctOf(typeIPv4, expr.CtKeyDSTIP, d)
-		s["ct "+name+" ip6 saddr"], s["ct "+name+" ip6 daddr"] = ctOf(typeIPv6, expr.CtKeySRCIP6, d), ctOf(typeIPv6, expr.CtKeyDSTIP6, d)
+		s["ct "+name+" ip saddr"], s["ct "+name+" ip daddr"] = ctAddr("ip", typeIPv4, expr.CtKeySRCIP, d), ctAddr("ip", typeIPv4, expr.CtKeyDSTIP, d)
+		s["ct "+name+" ip6 saddr"], s["ct "+name+" ip6 daddr"] = ctAddr("ip6", typeIPv6, expr.CtKeySRCIP6, d), ctAddr("ip6", typeIPv6, expr.CtKeyDSTIP6, d)
 		s["ct "+name+" proto-src"], s["ct "+name+" proto-dst"] = ctOf(typePort, expr.CtKeyPROTOSRC, d), ctOf(typePort, expr.CtKeyPROTODST, d)
 	}
 	return s
@@ -182,9 +191,12 @@ func (c *compiler) depend(sels ...selector) error {
 				return err
 			}
 		}
+		if s.same != "" && c.l3 != "" && c.l3 != s.same {
+			return fmt.Errorf("the rule is about %s and %s at once", c.l3, s.same)
+		}
 		if s.l4 != 0 && c.l4 != s.l4 {
-			if c.l4 != 0 {
-				return fmt.Errorf("the rule is about protocols %d and %d at once", c.l4, s.l4)
+			if c.l4 != 0 || c.l3 == "arp" {
+				return fmt.Errorf("the rule is about protocol %d and others at once", s.l4)
 			}
 			c.emit(&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, &expr.Cmp{Register: 1, Data: []byte{byte(s.l4)}})
 			c.l4 = s.l4
@@ -216,8 +228,26 @@ func (c *compiler) dependL3(proto string, byEther bool) error {
 	return nil
 }
 
+// several protocols are possible after a match with a set of them: then none of
+// them may be named alone.
+const (
+	severalL3 = "one of several"
+	severalL4 = -1
+)
+
+// learnSet remembers what a match with a set in braces says about the packet.
+func (c *compiler) learnSet(s selector) {
+	switch {
+	case s.typ == typeEtherType && (s.link || c.family == host.FamilyBridge), s.typ == typeNFProto:
+		c.l3 = severalL3
+	case s.typ == typeProto:
+		c.l4 = severalL4
+	}
+}
+
 // learn remembers what an equality says about the packet.
-func (c *compiler) learn(name *nftDatatype, s selector, value []byte) {
+func (c *compiler) learn(s selector, value []byte) {
+	name := s.typ
 	v := valueOf(value, name.native)
 	switch {
 	case name == typeEtherType && (s.link || c.family == host.FamilyBridge):

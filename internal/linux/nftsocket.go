@@ -31,17 +31,10 @@ type nftMessage struct {
 // nftError is what the kernel says about one message of a transaction.
 type nftError struct {
 	About string
-	// Detail is the kernel's own explanation (extended acknowledgement), if any.
-	Detail string
-	Errno  error
+	Errno error
 }
 
-func (e *nftError) Error() string {
-	if e.Detail != "" {
-		return fmt.Sprintf("nftables: %s: %v (%s)", e.About, e.Errno, e.Detail)
-	}
-	return fmt.Sprintf("nftables: %s: %v", e.About, e.Errno)
-}
+func (e *nftError) Error() string { return fmt.Sprintf("nftables: %s: %v", e.About, e.Errno) }
 
 func (e *nftError) Unwrap() error { return e.Errno }
 
@@ -53,10 +46,12 @@ func dialNFT() (*nftSocket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netfilter netlink socket: %w", err)
 	}
-	// Explanations in errors; an old kernel without them is no reason to stop.
-	// Capped acknowledgements would save bytes, but the library cannot read
-	// explanations in those.
-	_ = conn.SetOption(netlink.ExtendedAcknowledge, true)
+	// No copy of what is refused in the answer: it may be 64 KiB of elements.
+	// (Explanations, NETLINK_EXT_ACK, cannot be had at the same time: the library
+	// does not find them in capped answers, and nf_tables hardly gives any.)
+	if err := conn.SetOption(netlink.CapAcknowledge, true); err != nil {
+		return nil, errors.Join(fmt.Errorf("set up netfilter netlink socket: %w", err), conn.Close())
+	}
 	return &nftSocket{conn}, nil
 }
 
@@ -152,57 +147,60 @@ func (s *nftSocket) roomFor(size int) error {
 	return nil
 }
 
-// verdict reads what the kernel says about a batch, until it speaks about the
-// last message or about the batch as a whole.
+// verdict reads what the kernel says about a batch. It has said everything by
+// the time that sendmsg returns (nfnetlink_rcv_batch), so there is no waiting.
 func (s *nftSocket) verdict(sent []netlink.Message, msgs []nftMessage) error {
 	begin, last := sent[0].Header.Sequence, sent[len(sent)-2].Header.Sequence
 	var first error
-	for done := false; !done; {
+	acknowledged := false
+	for s.answered() {
 		replies, err := s.conn.Receive()
 		var op *netlink.OpError
 		switch {
 		case err == nil:
 			for _, r := range replies {
-				done = done || r.Header.Type == netlink.Error && r.Header.Sequence == last
+				acknowledged = acknowledged || r.Header.Type == netlink.Error && r.Header.Sequence == last
 			}
+		case first != nil, errors.Is(err, unix.ENOBUFS):
+			// One reason is enough; with more of them than the buffer holds, the
+			// first ones are still there.
 		case errors.As(err, &op) && op.Sequence != 0:
-			if first == nil {
-				first = explain(op, begin, msgs)
-			}
-			done = op.Sequence == begin || op.Sequence == last
+			first = explain(op, begin, msgs)
 		default:
 			return fmt.Errorf("read answer to nftables transaction: %w", err)
 		}
 	}
-	if first != nil {
-		s.drain()
+	if first == nil && !acknowledged {
+		return errors.New("nftables transaction: the kernel did not answer")
 	}
 	return first
 }
 
 func explain(op *netlink.OpError, begin uint32, msgs []nftMessage) error {
-	e := &nftError{About: "transaction", Detail: op.Message, Errno: op.Err}
+	e := &nftError{About: "transaction", Errno: op.Err}
 	if i := int(op.Sequence-begin) - 1; i >= 0 && i < len(msgs) {
 		e.About = msgs[i].about
 	}
 	return e
 }
 
-// drain throws away what the kernel still says about a failed batch: it
-// answered within sendmsg, so everything is already in the buffer.
-func (s *nftSocket) drain() {
+// answered says whether there is something to read.
+func (s *nftSocket) answered() bool {
 	raw, err := s.conn.SyscallConn()
 	if err != nil {
-		return
+		return false
 	}
-	buf := make([]byte, 64<<10)
+	ready := false
 	_ = raw.Control(func(fd uintptr) {
 		for {
-			if _, _, err := unix.Recvfrom(int(fd), buf, unix.MSG_DONTWAIT); err != nil {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+			if !errors.Is(err, unix.EINTR) {
+				ready = n > 0
 				return
 			}
 		}
 	})
+	return ready
 }
 
 func nftType(kind uint16) netlink.HeaderType {

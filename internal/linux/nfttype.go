@@ -36,20 +36,20 @@ var (
 	typeIPv4       = &nftDatatype{name: "ipv4_addr", id: 7, size: 4, parse: parseAddr(4), format: formatAddr}
 	typeIPv6       = &nftDatatype{name: "ipv6_addr", id: 8, size: 16, parse: parseAddr(16), format: formatAddr}
 	typeEther      = &nftDatatype{name: "ether_addr", id: 9, size: 6, parse: parseMAC, format: func(b []byte) string { return net.HardwareAddr(b).String() }}
-	typeEtherType  = words("ether_type", 10, 2, false, 16, word{"ip", 0x0800}, word{"arp", 0x0806}, word{"ip6", 0x86dd})
-	typeARPOp      = words("arp_op", 11, 2, false, 10, word{"request", 1}, word{"reply", 2})
-	typeProto      = words("inet_proto", 12, 1, false, 10, word{"icmp", 1}, word{"tcp", 6}, word{"udp", 17}, word{"dccp", 33}, word{"ipv6-icmp", 58}, word{"icmpv6", 58}, word{"sctp", 132}, word{"udplite", 136})
-	typePort       = words("inet_service", 13, 2, false, 10)
-	typeICMP       = words("icmp_type", 14, 1, false, 10, word{"echo-reply", 0}, word{"destination-unreachable", 3}, word{"redirect", 5}, word{"echo-request", 8}, word{"time-exceeded", 11}, word{"parameter-problem", 12})
-	typeMark       = words("mark", 19, 4, true, 16)
-	typeCtState    = words("ct_state", 26, 4, true, 16, word{"invalid", 1}, word{"established", 2}, word{"related", 4}, word{"new", 8}, word{"untracked", 64})
-	typeCtDir      = words("ct_dir", 27, 1, true, 10, word{"original", 0}, word{"reply", 1})
-	typeCtStatus   = words("ct_status", 28, 4, true, 16, word{"expected", 1}, word{"seen-reply", 2}, word{"assured", 4}, word{"confirmed", 8}, word{"snat", 16}, word{"dnat", 32}, word{"dying", 512})
-	typeICMPv6     = words("icmpv6_type", 29, 1, false, 10, word{"destination-unreachable", 1}, word{"packet-too-big", 2}, word{"time-exceeded", 3}, word{"parameter-problem", 4}, word{"echo-request", 128}, word{"echo-reply", 129}, word{"mld-listener-query", 130}, word{"mld-listener-report", 131}, word{"mld-listener-done", 132}, word{"nd-router-solicit", 133}, word{"nd-router-advert", 134}, word{"nd-neighbor-solicit", 135}, word{"nd-neighbor-advert", 136}, word{"nd-redirect", 137}, word{"mld2-listener-report", 143})
-	typePktType    = words("pkt_type", 31, 1, true, 10, word{"host", 0}, word{"broadcast", 1}, word{"multicast", 2}, word{"other", 3})
-	typeFibAddr    = words("fib_addrtype", 38, 4, true, 10, word{"unspec", 0}, word{"unicast", 1}, word{"local", 2}, word{"broadcast", 3}, word{"anycast", 4}, word{"multicast", 5}, word{"blackhole", 6}, word{"unreachable", 7}, word{"prohibit", 8})
+	typeEtherType  = namedNumbers("ether_type", 10, 2, false, 16, nftName{"ip", 0x0800}, nftName{"arp", 0x0806}, nftName{"ip6", 0x86dd})
+	typeARPOp      = namedNumbers("arp_op", 11, 2, false, 10, nftName{"request", 1}, nftName{"reply", 2})
+	typeProto      = namedNumbers("inet_proto", 12, 1, false, 10, nftName{"icmp", 1}, nftName{"tcp", 6}, nftName{"udp", 17}, nftName{"dccp", 33}, nftName{"ipv6-icmp", 58}, nftName{"icmpv6", 58}, nftName{"sctp", 132}, nftName{"udplite", 136})
+	typePort       = namedNumbers("inet_service", 13, 2, false, 10)
+	typeICMP       = namedNumbers("icmp_type", 14, 1, false, 10, nftName{"echo-reply", 0}, nftName{"destination-unreachable", 3}, nftName{"redirect", 5}, nftName{"echo-request", 8}, nftName{"time-exceeded", 11}, nftName{"parameter-problem", 12})
+	typeMark       = namedNumbers("mark", 19, 4, true, 16)
+	typeCtState    = namedNumbers("ct_state", 26, 4, true, 16, nftName{"invalid", 1}, nftName{"established", 2}, nftName{"related", 4}, nftName{"new", 8}, nftName{"untracked", 64})
+	typeCtDir      = namedNumbers("ct_dir", 27, 1, true, 10, nftName{"original", 0}, nftName{"reply", 1})
+	typeCtStatus   = namedNumbers("ct_status", 28, 4, true, 16, nftName{"expected", 1}, nftName{"seen-reply", 2}, nftName{"assured", 4}, nftName{"confirmed", 8}, nftName{"snat", 16}, nftName{"dnat", 32}, nftName{"dying", 512})
+	typeICMPv6     = namedNumbers("icmpv6_type", 29, 1, false, 10, nftName{"destination-unreachable", 1}, nftName{"packet-too-big", 2}, nftName{"time-exceeded", 3}, nftName{"parameter-problem", 4}, nftName{"echo-request", 128}, nftName{"echo-reply", 129}, nftName{"mld-listener-query", 130}, nftName{"mld-listener-report", 131}, nftName{"mld-listener-done", 132}, nftName{"nd-router-solicit", 133}, nftName{"nd-router-advert", 134}, nftName{"nd-neighbor-solicit", 135}, nftName{"nd-neighbor-advert", 136}, nftName{"nd-redirect", 137}, nftName{"mld2-listener-report", 143})
+	typePktType    = namedNumbers("pkt_type", 31, 1, true, 10, nftName{"host", 0}, nftName{"broadcast", 1}, nftName{"multicast", 2}, nftName{"other", 3})
+	typeFibAddr    = namedNumbers("fib_addrtype", 38, 4, true, 10, nftName{"unspec", 0}, nftName{"unicast", 1}, nftName{"local", 2}, nftName{"broadcast", 3}, nftName{"anycast", 4}, nftName{"multicast", 5}, nftName{"blackhole", 6}, nftName{"unreachable", 7}, nftName{"prohibit", 8})
 	typeName       = &nftDatatype{name: "ifname", id: 41, size: 16, native: true, parse: parseName, format: cString}
-	typeNFProto    = words("nf_proto", 2, 1, true, 10, word{"ipv4", 2}, word{"ipv6", 10})
+	typeNFProto    = namedNumbers("nf_proto", 2, 1, true, 10, nftName{"ipv4", 2}, nftName{"ipv6", 10})
 	allTypes       = []*nftDatatype{typeIPv4, typeIPv6, typeEther, typeEtherType, typeARPOp, typeProto, typePort, typeICMP, typeMark, typeCtState, typeCtDir, typeCtStatus, typeICMPv6, typePktType, typeFibAddr, typeName, typeNFProto}
 	bitmaskOfWords = []*nftDatatype{typeCtState, typeCtStatus}
 )
@@ -118,19 +118,19 @@ func widthOf(types []*nftDatatype) int {
 	return n
 }
 
-type word struct {
+type nftName struct {
 	text  string
 	value uint32
 }
 
-// words makes a type whose values are numbers, some of which have names. The
+// namedNumbers makes a type whose values are numbers, some of which have names. The
 // first name of a value is the one that is written. Base is 10, or 16 for
 // numbers written 0x….
-func words(name string, id uint32, size int, native bool, base int, names ...word) *nftDatatype {
+func namedNumbers(name string, id uint32, size int, native bool, base int, names ...nftName) *nftDatatype {
 	return &nftDatatype{name: name, id: id, size: size, native: native,
 		parse: func(s string) ([]byte, error) {
 			v, err := strconv.ParseUint(s, 0, size*8)
-			if i := slices.IndexFunc(names, func(w word) bool { return w.text == s }); i >= 0 {
+			if i := slices.IndexFunc(names, func(w nftName) bool { return w.text == s }); i >= 0 {
 				v, err = uint64(names[i].value), nil
 			}
 			if err != nil || hasLeadingZero(s) {
@@ -140,7 +140,7 @@ func words(name string, id uint32, size int, native bool, base int, names ...wor
 		},
 		format: func(b []byte) string {
 			v := valueOf(b, native)
-			if i := slices.IndexFunc(names, func(w word) bool { return uint64(w.value) == v }); i >= 0 {
+			if i := slices.IndexFunc(names, func(w nftName) bool { return uint64(w.value) == v }); i >= 0 {
 				return names[i].text
 			}
 			if base == 16 {
