@@ -9,5 +9,5 @@ import (
 
 func TestContract(t *testing.T) {
 	nettest.Need(t, nettest.Namespace, nettest.Tun, "ip", "nft")
-	nettest.Contract(t, func(t *testing.T) txn.Host { return newHost(t) }, nil)
+	nettest.Contract(t, func(t *testing.T) txn.Host { return newHost(t) }, opinion)
 }
