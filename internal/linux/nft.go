@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -25,6 +26,10 @@ var ourTables = []host.Table{{Family: host.FamilyInet, Name: ourTable}, {Family:
 // Rules are text in nft's own language (see compileRule). A rule carries its
 // text with it in the kernel, and is believed only if compiling that text again
 // makes what the kernel has.
+//
+// Reading is in nftobserve.go, changing in nftbatch.go, the language in
+// nftcompile.go with its words in nftselect.go and nftstatement.go, sets in
+// nftset.go and nftelement.go, the conversation in nftsocket.go.
 type nftAdapter struct {
 	mu   sync.Mutex
 	sock *nftSocket
@@ -219,12 +224,16 @@ func (a *nftAdapter) apply(ctx context.Context, steps []plan.Step) error {
 			return err
 		}
 		reset, left, lookErr := a.lookAgain(steps)
-		if lookErr != nil {
+		switch {
+		case lookErr != nil:
 			return errors.Join(err, lookErr)
-		}
-		if len(left) == 0 && len(reset) == 0 {
+		case len(left) == 0:
 			return nil
+		case len(reset) == 0 && slices.Equal(left, steps):
+			// Things are as the steps say, so the refusal stands.
+			return err
 		}
+		steps = left
 		err = a.try(reset, left)
 	}
 	return err
@@ -272,6 +281,7 @@ func (a *nftAdapter) lookAgain(steps []plan.Step) (reset []host.Table, left []pl
 	v := a.view()
 	seen := map[host.Table]host.State{}
 	byTable := map[host.Table][]plan.Step{}
+	var tables []host.Table
 	for _, s := range steps {
 		t, _, _, err := splitKey(s.Key())
 		if err != nil {
@@ -279,15 +289,16 @@ func (a *nftAdapter) lookAgain(steps []plan.Step) (reset []host.Table, left []pl
 		}
 		if seen[t] == nil {
 			seen[t] = host.State{}
+			tables = append(tables, t)
 			if err := v.table(t, seen[t]); err != nil {
 				return nil, nil, err
 			}
 		}
 		byTable[t] = append(byTable[t], s)
 	}
-	for t, steps := range byTable {
+	for _, t := range tables {
 		var open []plan.Step
-		for _, s := range steps {
+		for _, s := range byTable[t] {
 			there := seen[t][s.Key()]
 			if there != s.After {
 				open = append(open, plan.Step{Before: there, After: s.After})

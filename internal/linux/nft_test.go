@@ -277,6 +277,8 @@ func TestDrift(t *testing.T) {
 		"policy":             {change: nft("chain inet drawbridge forward { policy drop; }"), keys: []host.Key{host.ChainKey(inetTable, "forward")}},
 		"chain flushed":      {change: nft("flush chain inet drawbridge guest_services"), keys: []host.Key{host.ChainKey(inetTable, "guest_services")}},
 		"chain of theirs":    {change: nft("add chain inet drawbridge theirs { type filter hook input priority 5; }"), keys: []host.Key{host.ChainKey(inetTable, "theirs")}},
+		"set that counts":    {change: nft("add set inet drawbridge theirs { type ipv4_addr; counter; }"), keys: []host.Key{host.SetKey(inetTable, "theirs")}, gone: true},
+		"set that forgets":   {change: nft("add set inet drawbridge theirs { type ipv4_addr; flags timeout; timeout 1h; }"), keys: []host.Key{host.SetKey(inetTable, "theirs")}, gone: true},
 		"set of theirs":      {change: nft("add set inet drawbridge theirs { type mark . ether_addr; }"), keys: []host.Key{host.SetKey(inetTable, "theirs")}},
 		"table asleep":       {change: nft("add table inet drawbridge { flags dormant; }"), keys: []host.Key{inetTable.Key()}, gone: true},
 		"table gone":         {change: nft("delete table bridge drawbridge")},

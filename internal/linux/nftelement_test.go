@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -335,6 +336,24 @@ func TestWatch(t *testing.T) {
 	// Our own is left out: the first event is the flush.
 	if e := next(); e.Process != "nft" || e.PID == 0 || e.Generation != generation || e.Lost {
 		t.Errorf("event %+v, want nft's, generation %d", e, generation)
+	}
+}
+
+func TestWatchEnds(t *testing.T) {
+	a := freshNFT(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	events, err := a.watch(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	select {
+	case e, open := <-events:
+		if open {
+			t.Errorf("event %+v after the end", e)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("still open 5 s after the context ended")
 	}
 }
 

@@ -16,6 +16,8 @@ const (
 	nftSetConcat      = 0x80 // NFT_SET_CONCAT
 	nftaSetDescConcat = 2    // NFTA_SET_DESC_CONCAT
 	nftaSetElemKeyEnd = 10   // NFTA_SET_ELEM_KEY_END
+	nftaSetExpr       = 17   // NFTA_SET_EXPR
+	nftaSetExprs      = 18   // NFTA_SET_EXPRESSIONS
 	nftaSetCount      = 20   // NFTA_SET_COUNT, since Linux 6.16
 )
 
@@ -164,6 +166,8 @@ func decodeSet(table host.Table, b []byte) *nftSet {
 			dataType = a.u32()
 		case unix.NFTA_SET_DATA_LEN:
 			dataLen = a.u32()
+		case nftaSetExpr, nftaSetExprs:
+			odd = append(odd, "statements on elements")
 		case nftaSetCount:
 			s.count, s.counted = int(a.u32()), true
 		case unix.NFTA_SET_DESC:
