@@ -389,6 +389,18 @@ func TestFullPoolReusesTheLongestOver(t *testing.T) {
 	})
 }
 
+func TestAnOfferedAddressIsNotOfferedToAnother(t *testing.T) {
+	inWorld(t, func(w *world) {
+		m, _ := w.want(dhcpv4.MessageTypeOffer, w.exchange(message(1, dhcpv4.MessageTypeDiscover), probeWait))
+		addr := m.YourIPAddr.String()
+		m, _ = w.want(dhcpv4.MessageTypeOffer, w.exchange(message(2, dhcpv4.MessageTypeDiscover, requested(addr)), probeWait))
+		if m.YourIPAddr.String() == addr {
+			t.Errorf("%s is offered to two clients", addr)
+		}
+		w.want(dhcpv4.MessageTypeNak, w.exchange(message(3, dhcpv4.MessageTypeRequest, requested(addr), serverID("192.168.122.1")), 0))
+	})
+}
+
 func TestOffersLapse(t *testing.T) {
 	inWorld(t, func(w *world) {
 		for mac := byte(1); mac <= 10; mac++ {
