@@ -24,7 +24,6 @@ import (
 	"drawbridge/internal/host"
 	"drawbridge/internal/hostconf"
 	"drawbridge/internal/linux"
-	"drawbridge/internal/plan"
 	"drawbridge/internal/rest"
 	"drawbridge/internal/services"
 	"drawbridge/internal/spec"
@@ -71,27 +70,13 @@ func daemonCommand() *cobra.Command {
 	return c
 }
 
-// resolver is the host's own resolver as a part of the host.
-type resolver interface {
-	txn.Host
-	Available(context.Context) bool
-	Restarts(context.Context) <-chan struct{}
-}
-
-type noResolver struct{}
-
-func (noResolver) Observe(context.Context, ...host.Key) (host.State, error) { return nil, nil }
-func (noResolver) Apply(context.Context, []plan.Step) error                 { return nil }
-func (noResolver) Available(context.Context) bool                           { return false }
-func (noResolver) Restarts(context.Context) <-chan struct{}                 { return nil }
-
 // running is the daemon put together.
 type running struct {
 	settings
 	log      *slog.Logger
 	store    *store.Store
 	linux    *linux.Host
-	resolved resolver
+	resolved *hostconf.Resolved
 	adapter  *services.Adapter
 	engine   *engine.Engine
 	hints    chan engine.Hint
@@ -169,7 +154,7 @@ func assemble(s settings, log *slog.Logger) (d *running, err error) {
 	if d.adapter, err = guestServices(s, d.linux, log); err != nil {
 		return d, err
 	}
-	d.resolved = noResolver{}
+	d.resolved = hostconf.NewResolved("")
 	boot, err := bootID()
 	if err != nil {
 		return d, err
@@ -224,6 +209,9 @@ func serviceUser() (uid, gid int) {
 }
 
 func (d *running) close() {
+	if d.resolved != nil {
+		d.resolved.Close()
+	}
 	if d.linux != nil {
 		d.linux.Close()
 	}
@@ -243,7 +231,10 @@ func (d *running) createDefault(ctx context.Context) {
 		d.log.Error("the default network could not be made", "err", err)
 		return
 	}
-	d.log.Info("network made", "name", "default", "subnets", res.Document.Networks["default"].Subnets)
+	n = res.Document.Networks["default"]
+	for _, s := range n.Subnets {
+		d.log.Info("network made", "name", n.Name, "bridge", n.Bridge, "subnet", s.Prefix)
+	}
 }
 
 // follow begins to listen to the host.
@@ -259,6 +250,7 @@ func (d *running) follow(ctx context.Context) error {
 	}()
 	go d.followGuests(ctx)
 	go d.followNeighbours(ctx)
+	go d.retryPorts(ctx)
 	go func() {
 		for range d.resolved.Restarts(ctx) {
 			d.hint(engine.Hint{Object: "resolver"})
@@ -294,6 +286,25 @@ func (d *running) followGuests(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
+		}
+	}
+}
+
+// retryPause is how long another program may have given up port 53 or 67 before
+// our services take it.
+const retryPause = 2 * time.Second
+
+func (d *running) retryPorts(ctx context.Context) {
+	ticker := time.NewTicker(retryPause)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if err := d.adapter.Retry(); err != nil {
+			d.log.Debug("ports that others had", "err", err)
 		}
 	}
 }

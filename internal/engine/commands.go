@@ -184,7 +184,7 @@ func keepSettled(n, old spec.Network) spec.Network {
 			n.Subnets = append([]spec.Subnet{s}, n.Subnets...)
 		}
 	}
-	if _, six := n.Subnet6(); !six && n.IPv6 != spec.IPv6Off {
+	if _, six := n.Subnet6(); !six && (n.IPv6 == "" || n.IPv6 == spec.IPv6Auto) {
 		if s, ok := old.Subnet6(); ok {
 			n.Subnets = append(n.Subnets, s)
 		}
@@ -345,18 +345,13 @@ func putSubnet(n *spec.Network, p netip.Prefix) {
 }
 
 func setIPv6(n *spec.Network, v string) error {
-	switch v {
-	case string(spec.IPv6Auto):
-		n.IPv6 = spec.IPv6Auto
-	case string(spec.IPv6Off):
-		n.IPv6 = spec.IPv6Off
-		n.Subnets = slices.DeleteFunc(n.Subnets, func(s spec.Subnet) bool { return s.Prefix.Addr().Is6() })
-	default:
-		p, err := netip.ParsePrefix(v)
-		if err != nil || !p.Addr().Is6() {
-			return &spec.InvalidError{Field: "ipv6", Reason: strconv.Quote(v) + " is not auto, off or an IPv6 prefix"}
-		}
-		putSubnet(n, p)
+	wish := spec.IPv6Wish(v)
+	if _, prefix := wish.Prefix(); !prefix && wish != spec.IPv6Auto && wish != spec.IPv6Off {
+		return &spec.InvalidError{Field: "ipv6", Reason: strconv.Quote(v) + " is not auto, off or an IPv6 prefix"}
 	}
+	if wish != spec.IPv6Auto {
+		n.Subnets = slices.DeleteFunc(n.Subnets, func(s spec.Subnet) bool { return s.Prefix.Addr().Is6() })
+	}
+	n.IPv6 = wish
 	return nil
 }

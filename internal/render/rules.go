@@ -110,6 +110,7 @@ var baseChains = []chain{
 		table: routed, name: "postrouting", typ: "nat", hook: "postrouting", priority: prioritySourceNAT,
 		why: "source NAT; names no outgoing interface, so it follows the uplink wherever it moves",
 		rules: []rule{
+			{`oifname "lo" return`, "what the host says to itself, also by its address on a bridge, keeps its source"},
 			{"oifname @bridges return", "guests see the true source of what reaches them"},
 			{"ip daddr { 224.0.0.0/4, 255.255.255.255 } return", "multicast and broadcast are never translated"},
 			{"ip saddr @hidden4 masquerade", "guests go out with the host's address"},

@@ -68,6 +68,9 @@ func settleSubnets(n *spec.Network, d spec.Document, f Facts) error {
 		n.Subnets = append([]spec.Subnet{spec.NewSubnet(p)}, n.Subnets...)
 	}
 	_, six := n.Subnet6()
+	if p, wished := n.IPv6.Prefix(); wished && !six {
+		n.Subnets = append(n.Subnets, spec.NewSubnet(p))
+	}
 	if !six && n.IPv6 == spec.IPv6Auto && f.KernelIPv6 && f.hasIPv6(bridgesOf(d)) {
 		n.Subnets = append(n.Subnets, spec.NewSubnet(freeSubnet6(*n, d, f)))
 	}

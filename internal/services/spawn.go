@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -55,6 +57,9 @@ func (c Command) Spawn(context.Context) error {
 	cmd.ExtraFiles = []*os.File{ln, dir}
 	cmd.Stdout, cmd.Stderr = c.Log, c.Log
 	cmd.Dir = "/"
+	// What the service manager told the daemon is not for its child: a READY=1
+	// of the child would count as the daemon's (sd_notify(3)).
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "NOTIFY_SOCKET=") })
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return err

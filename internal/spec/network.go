@@ -13,16 +13,23 @@ type NetworkName string
 // isolated and so on. Which words exist is known to package render alone.
 type ModeName string
 
-// IPv6Wish says whether a network without an IPv6 subnet shall be given one.
+// IPv6Wish says whether a network without an IPv6 subnet shall be given one:
+// IPv6Auto, IPv6Off, or the prefix that it shall be.
 type IPv6Wish string
 
-// The two wishes. A network asks for a certain prefix by having it as a subnet.
+// The two words of an IPv6Wish.
 const (
 	// IPv6Auto asks for a unique local /64 (RFC 4193) if the host has IPv6.
 	IPv6Auto IPv6Wish = "auto"
 	// IPv6Off asks for no IPv6 on the network.
 	IPv6Off IPv6Wish = "off"
 )
+
+// Prefix is the prefix that is wished for; false for a word.
+func (w IPv6Wish) Prefix() (netip.Prefix, bool) {
+	p, err := netip.ParsePrefix(string(w))
+	return p, err == nil && p.Addr().Is6()
+}
 
 // Limits of the kernel and of the protocols.
 const (

@@ -24,7 +24,7 @@ func (n Network) Validate() error {
 	if err := n.validateMTU(); err != nil {
 		return err
 	}
-	if n.IPv6 != "" && n.IPv6 != IPv6Auto && n.IPv6 != IPv6Off {
+	if _, prefix := n.IPv6.Prefix(); n.IPv6 != "" && n.IPv6 != IPv6Auto && n.IPv6 != IPv6Off && !prefix {
 		return invalid("ipv6", "%q is not auto, off or an IPv6 prefix", n.IPv6)
 	}
 	for i, s := range n.Subnets {

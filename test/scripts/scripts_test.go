@@ -1,0 +1,323 @@
+// Package scripts runs the whole daemon, each time on a host of its own made of
+// namespaces, as scripts that a newcomer can read: testdata/*.txtar.
+//
+// Beside the commands of testscript (https://pkg.go.dev/github.com/rogpeppe/go-internal/testscript)
+// a script has:
+//
+//	daemon start [ARGS]   start the daemon and wait until it answers
+//	daemon stop           end it politely and wait
+//	daemon kill           end it with SIGKILL and wait
+//	db ARGS               run the client
+//	host CMD ARGS         run any command on the host
+//	lan CMD ARGS          run any command on the machine beside it
+//	within LIMIT REGEXP [!] db|host|lan CMD ARGS
+//	                      repeat a command until its output matches, at most so long
+//	services pid|kill     print, or kill, the process that serves guests
+//	guest NAME BRIDGE     a guest without QEMU: a namespace behind a port of BRIDGE
+//	in NAME CMD ARGS      run a command in that guest
+package scripts
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"drawbridge/internal/nettest"
+)
+
+// program is the binary under test, built once.
+var program string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "drawbridge-scripts")
+	if err != nil {
+		panic(err)
+	}
+	program = filepath.Join(dir, "drawbridge")
+	build := exec.Command("go", "build", "-o", program, "drawbridge/cmd/drawbridge")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		panic(string(out))
+	}
+	// The guest services run as nobody and execute the binary.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		panic(err)
+	}
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+func TestScripts(t *testing.T) {
+	nettest.Need(t, nettest.Root, "nft", "ip", "ping", "dig", "busybox", "jq", "socat", "setpriv")
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		Setup:               setup,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"daemon": cmdDaemon, "db": run(client), "host": run(onHost), "lan": run(onLAN),
+			"within": cmdWithin, "services": cmdServices, "guest": cmdGuest, "in": run(inGuest),
+		},
+	})
+}
+
+// world is what one script has: a host in a LAN, and its guests.
+type world struct {
+	work      string
+	host, lan *nettest.Node
+	daemon    *exec.Cmd
+	ended     chan error
+	guests    map[string]*nettest.Node
+}
+
+type worldKey struct{}
+
+func setup(env *testscript.Env) error {
+	ctx := context.Background()
+	w := &world{work: env.WorkDir, guests: map[string]*nettest.Node{}}
+	if err := os.Chmod(env.WorkDir, 0o755); err != nil {
+		return err
+	}
+	env.Values[worldKey{}] = w
+	env.Setenv("DRAWBRIDGE", program)
+	if err := makeScriptsExecutable(env.WorkDir); err != nil {
+		return err
+	}
+	env.Defer(w.close)
+	var err error
+	if w.host, err = nettest.NewNode(ctx, "host", "nameserver 192.168.99.10\n"); err != nil {
+		return err
+	}
+	if w.lan, err = nettest.NewNode(ctx, "lan", ""); err != nil {
+		return err
+	}
+	return errors.Join(
+		cable(ctx, w.host, "enp6s18", w.lan, "eth0"),
+		w.host.IP(ctx, "addr add 192.168.99.66/24 dev enp6s18", "addr add 2001:db8:99::66/64 dev enp6s18 nodad", "link set enp6s18 up", "route add default via 192.168.99.1"),
+		w.lan.IP(ctx, "addr add 192.168.99.1/24 dev eth0", "addr add 192.168.99.10/24 dev eth0", "addr add 203.0.113.1/32 dev lo", "addr add 2001:db8:99::10/64 dev eth0 nodad", "link set eth0 up",
+			"route add 192.168.122.0/24 via 192.168.99.66"),
+	)
+}
+
+// makeScriptsExecutable gives what the archive holds of scripts the right to be run.
+func makeScriptsExecutable(dir string) error {
+	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if err != nil || !bytes.HasPrefix(text, []byte("#!")) {
+			return err
+		}
+		return os.Chmod(path, 0o755)
+	})
+}
+
+func (w *world) close() {
+	if w.daemon != nil {
+		_ = w.daemon.Process.Kill()
+		<-w.ended
+	}
+	for _, n := range w.guests {
+		_ = n.Close()
+	}
+	for _, n := range []*nettest.Node{w.host, w.lan} {
+		if n != nil {
+			_ = n.Close()
+		}
+	}
+}
+
+func of(ts *testscript.TestScript) *world { return ts.Value(worldKey{}).(*world) }
+
+// Each of these makes the command that a script asks for.
+func client(ts *testscript.TestScript, args []string) *exec.Cmd {
+	return of(ts).host.Command(context.Background(), program, args...)
+}
+
+func onHost(ts *testscript.TestScript, args []string) *exec.Cmd {
+	return of(ts).host.Command(context.Background(), args[0], args[1:]...)
+}
+
+func onLAN(ts *testscript.TestScript, args []string) *exec.Cmd {
+	return of(ts).lan.Command(context.Background(), args[0], args[1:]...)
+}
+
+func inGuest(ts *testscript.TestScript, args []string) *exec.Cmd {
+	g := of(ts).guests[args[0]]
+	if g == nil {
+		ts.Fatalf("no guest %q", args[0])
+	}
+	return g.Command(context.Background(), args[1], args[2:]...)
+}
+
+type making func(*testscript.TestScript, []string) *exec.Cmd
+
+// run makes a script command of something that makes a process.
+func run(of making) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		if len(args) == 0 {
+			ts.Fatalf("no command")
+		}
+		cmd := of(ts, args)
+		cmd.Dir = ts.Getenv("WORK")
+		cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()
+		err := cmd.Run()
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			ts.Fatalf("%v", err)
+		}
+		if exit != nil {
+			ts.Logf("[exit status %d]", exit.ExitCode())
+		}
+		if (err != nil) != neg {
+			ts.Fatalf("unexpected result of %q: %v", args, err)
+		}
+	}
+}
+
+// cmdWithin repeats a command until its output matches.
+func cmdWithin(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 4 {
+		ts.Fatalf("usage: within LIMIT REGEXP [!] db|host|lan|in CMD ARGS")
+	}
+	limit, err := time.ParseDuration(args[0])
+	ts.Check(err)
+	want, err := regexp.Compile("(?m)" + args[1])
+	ts.Check(err)
+	args = args[2:]
+	absent := args[0] == "!"
+	if absent {
+		args = args[1:]
+	}
+	of := map[string]making{"db": client, "host": onHost, "lan": onLAN, "in": inGuest}[args[0]]
+	if of == nil {
+		ts.Fatalf("within: %q is not db, host, lan or in", args[0])
+	}
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	var last []byte
+	for end := time.Now().Add(limit); time.Now().Before(end); <-tick.C {
+		last, _ = of(ts, args[1:]).CombinedOutput()
+		if want.Match(last) != absent {
+			return
+		}
+	}
+	ts.Fatalf("%q did not come to %q within %s; last:\n%s", args, want, limit, last)
+}
+
+func cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
+	w := of(ts)
+	if len(args) == 0 {
+		ts.Fatalf("usage: daemon start|stop|kill")
+	}
+	switch args[0] {
+	case "start":
+		w.start(ts, args[1:])
+	case "stop", "kill":
+		if w.daemon == nil {
+			ts.Fatalf("no daemon runs")
+		}
+		sig := map[string]syscall.Signal{"stop": syscall.SIGTERM, "kill": syscall.SIGKILL}[args[0]]
+		ts.Check(w.daemon.Process.Signal(sig))
+		select {
+		case err := <-w.ended:
+			if args[0] == "stop" {
+				ts.Check(err)
+			}
+		case <-time.After(10 * time.Second):
+			ts.Fatalf("the daemon did not end")
+		}
+		w.daemon = nil
+	default:
+		ts.Fatalf("daemon %q: start, stop or kill", args[0])
+	}
+}
+
+func (w *world) start(ts *testscript.TestScript, args []string) {
+	log, err := os.OpenFile(filepath.Join(w.work, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	ts.Check(err)
+	defer log.Close()
+	args = append([]string{"daemon", "--state-dir", filepath.Join(w.work, "state"), "--log-level", "debug"}, args...)
+	w.daemon = w.host.Command(context.Background(), program, args...)
+	w.daemon.Stderr, w.daemon.Stdout = log, log
+	// The guest services outlive the daemon: they must not be killed with it.
+	w.daemon.SysProcAttr.Pdeathsig = 0
+	ts.Check(w.daemon.Start())
+	ended := make(chan error, 1)
+	w.ended = ended
+	d := w.daemon
+	go func() { ended <- d.Wait() }()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); <-tick.C {
+		if w.host.Command(context.Background(), program, "status").Run() == nil {
+			return
+		}
+		select {
+		case err := <-ended:
+			text, _ := os.ReadFile(filepath.Join(w.work, "daemon.log"))
+			ts.Fatalf("the daemon ended: %v\n%s", err, text)
+		default:
+		}
+	}
+	ts.Fatalf("the daemon does not answer")
+}
+
+// cmdServices finds the guest services by what status says: other hosts on this
+// machine have such a process too.
+func cmdServices(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: services pid|kill")
+	}
+	out, err := client(ts, []string{"status", "-o", "json"}).Output()
+	ts.Check(err)
+	var status struct {
+		PID int `json:"services_pid"`
+	}
+	ts.Check(json.Unmarshal(out, &status))
+	if status.PID == 0 {
+		ts.Fatalf("no guest services run:\n%s", out)
+	}
+	switch args[0] {
+	case "pid":
+		fmt.Fprintln(ts.Stdout(), status.PID)
+		ts.Setenv("SERVICES", strconv.Itoa(status.PID))
+	case "kill":
+		ts.Check(syscall.Kill(status.PID, syscall.SIGKILL))
+	}
+}
+
+// cmdGuest makes a namespace whose eth0 is plugged into a bridge of the host, as
+// another program would plug it.
+func cmdGuest(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: guest NAME BRIDGE")
+	}
+	ctx := context.Background()
+	w := of(ts)
+	g, err := nettest.NewNode(ctx, args[0], "")
+	ts.Check(err)
+	w.guests[args[0]] = g
+	ts.Check(cable(ctx, w.host, "tap-"+args[0], g, "eth0"))
+	ts.Check(w.host.IP(ctx, "link set tap-"+args[0]+" master "+args[1]+" up"))
+	ts.Check(g.IP(ctx, "link set eth0 up"))
+}
+
+// cable joins two nodes by a veth pair.
+func cable(ctx context.Context, a *nettest.Node, aName string, b *nettest.Node, bName string) error {
+	return a.IP(ctx, fmt.Sprintf("link add %s type veth peer name %s netns %d", aName, bName, b.PID()))
+}
