@@ -126,7 +126,7 @@ func indexOfMAC(n spec.Network, mac string) int {
 	return -1
 }
 
-// ipv6From reads auto, off or a prefix, which becomes a subnet.
+// ipv6From reads auto, off or a prefix.
 func ipv6From(wish string, n *spec.Network) error {
 	switch spec.IPv6Wish(wish) {
 	case "", spec.IPv6Auto, spec.IPv6Off:
@@ -137,7 +137,7 @@ func ipv6From(wish string, n *spec.Network) error {
 	if err != nil || !p.Addr().Is6() {
 		return &spec.InvalidError{Field: "ipv6", Reason: strconv.Quote(wish) + " is not auto, off or an IPv6 prefix such as fd12:3456:789a:1::/64"}
 	}
-	n.Subnets = append(n.Subnets, spec.NewSubnet(p))
+	n.IPv6 = spec.IPv6Wish(p.String())
 	return nil
 }
 
