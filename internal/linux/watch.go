@@ -106,7 +106,8 @@ func (w *watch) dial() error {
 	}
 	// Refused without privileges: then the default size has to do.
 	_ = conn.SetReadBuffer(eventBuffer)
-	for _, kind := range w.kinds {
+	// Links in any case: other messages have the index only, and need the name.
+	for _, kind := range append([]EventKind{LinkChanged}, w.kinds...) {
 		for _, group := range groups[kind] {
 			if err := conn.JoinGroup(group); err != nil {
 				return errors.Join(fmt.Errorf("watch %s changes: %w", kind, err), conn.Close())
@@ -158,14 +159,16 @@ func (w *watch) receive(ctx context.Context) {
 			return
 		}
 		for _, m := range msgs {
-			if e, ok := w.event(m); ok && m.Header.PID != w.host.rtnl.conn.PID() {
+			e, ok := w.event(m)
+			if ok && slices.Contains(w.kinds, e.Kind) && m.Header.PID != w.host.rtnl.conn.PID() {
+				e.Who = whoSent(m.Header.PID)
 				w.put(e)
 			}
 		}
 	}
 }
 
-// event reads as much of a message as a hint needs.
+// event reads as much of a message as a hint needs, and keeps the names.
 func (w *watch) event(m netlink.Message) (Event, bool) {
 	if len(m.Data) < 8 {
 		return Event{}, false
@@ -197,7 +200,6 @@ func (w *watch) event(m netlink.Message) (Event, bool) {
 	default:
 		return e, false
 	}
-	e.Who = whoSent(m.Header.PID)
 	return e, true
 }
 
