@@ -156,10 +156,9 @@ func (c *socketConn) source() ([16]byte, error) {
 	defer unix.Close(fd)
 	all := &unix.SockaddrInet6{Port: 9, Addr: netip.IPv6LinkLocalAllNodes().As16(), ZoneId: uint32(c.index)}
 	if err := unix.Connect(fd, all); err != nil {
-		if errors.Is(err, unix.ENODEV) {
+		if !c.exists() {
 			c.gone.Store(true)
-			c.file.Close()
-			return [16]byte{}, fmt.Errorf("find link-local address: %w", ErrGone)
+			return [16]byte{}, errors.Join(fmt.Errorf("find link-local address: %w", ErrGone), c.Close())
 		}
 		return [16]byte{}, fmt.Errorf("find link-local address: %w", err)
 	}

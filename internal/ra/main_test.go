@@ -1,0 +1,9 @@
+package ra
+
+import (
+	"testing"
+
+	"drawbridge/internal/nettest"
+)
+
+func TestMain(m *testing.M) { nettest.Main(m) }
