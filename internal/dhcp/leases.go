@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/bbolt"
 )
@@ -37,15 +38,6 @@ func (e *CorruptError) Error() string {
 // Unwrap is the cause.
 func (e *CorruptError) Unwrap() error { return e.Cause }
 
-// Change is one event for those who follow leases: a lease as it is on disk
-// now, or Lost.
-type Change struct {
-	Lease Lease
-	// Lost says that changes were left out because the reader was slow; call
-	// List to catch up. Lease is empty then.
-	Lost bool
-}
-
 // Leases are all leases of all networks, on disk and in memory. What List and
 // Watch show is on disk already. Safe for use by several goroutines.
 type Leases struct {
@@ -72,6 +64,7 @@ type Leases struct {
 	mu       sync.Mutex
 	byKey    map[key]Lease
 	watchers map[*watcher]bool
+	expiry   expiry
 }
 
 type key struct {
@@ -115,6 +108,10 @@ func OpenLeases(path string, log *slog.Logger) (*Leases, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open lease file %s: %w", path, err)
 	}
+	l.mu.Lock()
+	l.expiry.told = time.Now().Unix()
+	l.tellExpired()
+	l.mu.Unlock()
 	go l.commitLoop()
 	go l.answerLoop()
 	return l, nil
@@ -136,6 +133,7 @@ func (l *Leases) Close() error {
 	<-l.stopped
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.expiry.stop()
 	for w := range l.watchers {
 		delete(l.watchers, w)
 		close(w.ch)
@@ -291,57 +289,11 @@ func (l *Leases) show(j job) {
 	}
 	for _, lease := range j.put {
 		l.byKey[key{lease.Network, lease.Addr}] = lease
+		if lease.State == Bound {
+			l.expiry.by(lease.Expires, l.expire)
+		}
 		for w := range l.watchers {
 			w.tell(lease)
-		}
-	}
-}
-
-// watchBuffer is how many changes a reader may lag behind.
-const watchBuffer = 1024
-
-type watcher struct {
-	// ch has one place more than changes are put in, for the mark Lost.
-	ch   chan Change
-	lost bool
-}
-
-// tell never waits: a change that finds no place turns into the mark Lost. Until
-// the reader has taken the mark, which is the last thing in the channel, there
-// is nothing more to say.
-func (w *watcher) tell(lease Lease) {
-	if w.lost && len(w.ch) == 0 {
-		w.lost = false
-	}
-	if len(w.ch) < cap(w.ch)-1 && !w.lost {
-		w.ch <- Change{Lease: lease}
-		return
-	}
-	w.lose()
-}
-
-func (w *watcher) lose() {
-	if w.lost && len(w.ch) > 0 {
-		return
-	}
-	w.lost = true
-	w.ch <- Change{Lost: true}
-}
-
-// Watch follows the changes from now on, each after it is on disk. It never
-// holds up the server: a reader that is too slow gets a Change with Lost and
-// calls List. The channel is closed by cancel or Close.
-func (l *Leases) Watch() (changes <-chan Change, cancel func()) {
-	w := &watcher{ch: make(chan Change, watchBuffer+1)}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.watchers[w] = true
-	return w.ch, func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.watchers[w] {
-			delete(l.watchers, w)
-			close(w.ch)
 		}
 	}
 }

@@ -240,6 +240,36 @@ func TestWatch(t *testing.T) {
 	cancelSlow()
 }
 
+func TestWatchTellsTheEnd(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.lease(1)
+		w.pass(30 * time.Minute)
+		addr := w.lease(2)
+		changes, cancel := w.leases.Watch()
+		defer cancel()
+		w.pass(20 * time.Minute)
+		w.want(dhcpv4.MessageTypeAck, w.exchange(message(2, dhcpv4.MessageTypeRequest, ciaddr(addr)), 0))
+		if c := <-changes; !c.Lease.Live(time.Now()) || c.Lease.MAC != macText(2) {
+			t.Fatalf("renewal is told as %+v", c)
+		}
+		w.pass(10*time.Minute + expiryGap)
+		if len(changes) != 1 {
+			t.Fatalf("%d changes after one lease is over", len(changes))
+		}
+		if c := <-changes; c.Lease.MAC != macText(1) || c.Lease.Live(time.Now()) {
+			t.Errorf("the end is told as %+v", c)
+		}
+		w.pass(50*time.Minute + expiryGap)
+		if len(changes) != 1 || (<-changes).Lease.MAC != macText(2) {
+			t.Error("the renewed lease's end is not told once")
+		}
+		w.pass(24 * time.Hour)
+		if len(changes) != 0 {
+			t.Errorf("%d more changes", len(changes))
+		}
+	})
+}
+
 // TestDamagedFileIsKeptAside flips and cuts the file in many places: it opens
 // whole, or is kept aside as it was, and never harms the process.
 func TestDamagedFileIsKeptAside(t *testing.T) {
