@@ -129,6 +129,9 @@ type descriptorConn struct {
 func (c *descriptorConn) Read(b []byte) (int, error) {
 	oob := make([]byte, syscall.CmsgSpace(MaxFDs*4))
 	n, oobn, flags, _, err := c.ReadMsgUnix(b, oob)
+	if n < 0 { // as recvmsg says it; an io.Reader never does
+		n, oobn = 0, 0
+	}
 	if fdErr := c.keep(oob[:oobn]); fdErr != nil {
 		return n, fdErr
 	}

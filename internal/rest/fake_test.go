@@ -39,6 +39,13 @@ type fakeEngine struct {
 	watched chan struct{}
 }
 
+// set changes or reads the fake while it is in use.
+func (f *fakeEngine) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+}
+
 func newFake() *fakeEngine {
 	return &fakeEngine{
 		doc: spec.Document{Networks: map[spec.NetworkName]spec.Network{}}, ports: map[string]engine.Port{},
@@ -90,6 +97,11 @@ func settle(n *spec.Network) {
 	}
 	if n.IPv6 == "" {
 		n.IPv6 = spec.IPv6Auto
+	}
+	if p, wished := n.IPv6.Prefix(); wished {
+		if _, there := n.Subnet6(); !there {
+			n.Subnets = append(n.Subnets, spec.NewSubnet(p))
+		}
 	}
 	if len(n.Subnets) == 0 {
 		n.Subnets = []spec.Subnet{spec.NewSubnet(netip.MustParsePrefix("192.168.122.0/24"))}

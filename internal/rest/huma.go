@@ -132,6 +132,17 @@ func (s *Server) writeOpenAPI() error {
 	spec := s.huma.OpenAPI()
 	// The library registers its own form of errors, which we never answer with.
 	delete(spec.Components.Schemas.Map(), "ErrorModel")
+	// It takes every list for one that may be null; ours never are.
+	for _, path := range spec.Paths {
+		for _, op := range []*huma.Operation{path.Get, path.Post, path.Patch, path.Delete} {
+			if op == nil || op.Responses["200"] == nil {
+				continue
+			}
+			for _, media := range op.Responses["200"].Content {
+				media.Schema.Nullable = false
+			}
+		}
+	}
 	var err error
 	if s.openAPI, err = json.MarshalIndent(spec, "", "  "); err != nil {
 		return fmt.Errorf("describe the API: %w", err)
