@@ -30,11 +30,11 @@ const dumpTries = 20
 var errInterrupted = errors.New("the table kept changing while it was read")
 
 func dialRtnl() (*rtnl, error) {
-	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{Strict: true})
+	sock, port, err := openRtnl()
 	if err != nil {
 		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}
-	return &rtnl{conn}, nil
+	return &rtnl{netlink.NewConn(sock, port)}, nil
 }
 
 func (r *rtnl) close() error { return r.conn.Close() }
