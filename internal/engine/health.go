@@ -35,6 +35,12 @@ func (e *Engine) View(ctx context.Context) (View, error) {
 		Document: doc, State: facts.Seen, Leases: leases, Changes: slices.Clone(e.open),
 		Networks: map[spec.NetworkName]NetworkView{}, Repairs: e.repairs,
 	}
+	// Leases outlive their network, so that a network that comes back finds
+	// them; they are no news meanwhile.
+	v.Leases = slices.DeleteFunc(v.Leases, func(l Lease) bool {
+		_, there := doc.Networks[l.Network]
+		return !there
+	})
 	v.Ports = e.portsSeen(doc, facts.Seen, users, counters)
 	v.Leases = nameLeases(v.Leases, v.Ports, doc)
 	fillAddresses(v.Ports, v.Leases, doc)
