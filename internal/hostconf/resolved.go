@@ -33,7 +33,7 @@ const (
 // search domain also routes, and so "ping guest" works without the domain. The
 // link is not a default route for names, so the host's other names are never
 // asked of us, and no circle can arise; for that, package dns also passes over
-// resolved's stub and our own addresses, which resolved lists in its resolv.conf.
+// resolved's stub and our own addresses, in case resolved lists them as its own.
 // LLMNR and multicast DNS are off: the host shall not talk to guests' answers to
 // names that we own. DNSSEC and DNS over TLS are off: our zones are unsigned, and
 // the way to them does not leave the host.
@@ -95,15 +95,38 @@ func (r *Resolved) bus() (*dbus.Conn, error) {
 	return conn, nil
 }
 
+// helloPatience bounds how long a bus may take to welcome us. The library's
+// greeting waits for ever on a bus that accepts and then says nothing.
+const helloPatience = 5 * time.Second
+
+// patience bounds one look or one round of changes: a resolver that does not
+// answer must not hold up a network.
+const patience = 10 * time.Second
+
 func (r *Resolved) connect() (*dbus.Conn, error) {
-	var conn *dbus.Conn
-	var err error
-	if r.address == "" {
-		conn, err = dbus.ConnectSystemBus()
-	} else {
-		conn, err = dbus.Connect(r.address)
+	dial := func() (*dbus.Conn, error) { return dbus.SystemBusPrivate() }
+	if r.address != "" {
+		dial = func() (*dbus.Conn, error) { return dbus.Dial(r.address) }
+	}
+	conn, err := dial()
+	if err != nil {
+		return nil, fmt.Errorf("connect to the system bus: %w", err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		err := conn.Auth(nil)
+		if err == nil {
+			err = conn.Hello()
+		}
+		done <- err
+	}()
+	select {
+	case err = <-done:
+	case <-time.After(helloPatience):
+		err = errors.New("it does not answer")
 	}
 	if err != nil {
+		conn.Close()
 		return nil, fmt.Errorf("connect to the system bus: %w", err)
 	}
 	return conn, nil
@@ -111,6 +134,8 @@ func (r *Resolved) connect() (*dbus.Conn, error) {
 
 // Available says whether systemd-resolved runs just now. It does not start it.
 func (r *Resolved) Available(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	conn, err := r.bus()
 	if err != nil {
 		return false
@@ -124,6 +149,8 @@ func (r *Resolved) Available(ctx context.Context) bool {
 // Apply makes it has an invalid Server, so that it differs from what is wanted.
 // Where resolved does not run there are none.
 func (r *Resolved) Observe(ctx context.Context, keys ...host.Key) (host.State, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	seen := host.State{}
 	if !r.Available(ctx) {
 		return seen, nil
@@ -253,6 +280,8 @@ func aloof(props map[string]dbus.Variant) bool {
 // Apply sets and reverts entries. A step of another kind is an error, and so is
 // setting an entry where resolved does not run; reverting is done there already.
 func (r *Resolved) Apply(ctx context.Context, steps []plan.Step) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	for _, s := range steps {
 		if err := r.apply(ctx, s); err != nil {
 			return fmt.Errorf("%s %s: %w", s.Verb(), s.Key(), err)
@@ -349,8 +378,8 @@ func isError(err error, name string) bool {
 const busPatience = 10 * time.Second
 
 // Restarts tells when systemd-resolved has started, each time, until ctx ends;
-// then the channel is closed. A started resolved knows nothing of what was set
-// before. A value may stand for several starts, or for none when the bus was away.
+// then the channel is closed. A restarted resolved remembers what was set only as
+// long as its notes below /run are left to it. A value may stand for several starts, or for none when the bus was away.
 func (r *Resolved) Restarts(ctx context.Context) <-chan struct{} {
 	restarts := make(chan struct{}, 1)
 	go func() {
