@@ -61,7 +61,7 @@ func Run(ctx context.Context, command func(ctx context.Context, name string, arg
 		return Result{}, fmt.Errorf("write questions: %w", err)
 	}
 	cmd := command(ctx, "dnsperf", "-d", file.Name(), "-s", l.Server.String(), "-l", strconv.Itoa(int(l.Duration.Seconds())),
-		"-c", strconv.Itoa(l.Clients), "-q", strconv.Itoa(l.Outstanding), "-T", "1", "-W")
+		"-c", strconv.Itoa(l.Clients), "-q", strconv.Itoa(l.Outstanding), "-W")
 	out, err := cmd.Output()
 	if err != nil {
 		var exit *exec.ExitError
