@@ -68,6 +68,10 @@ func openSocket(what string, family, typ, proto int, options ...option) (*os.Fil
 	return os.NewFile(uintptr(fd), what), nil
 }
 
+// dhcpBuffer is how many bytes of requests wait for the DHCP server: some four
+// thousand.
+const dhcpBuffer = 4 << 20
+
 // OpenDHCP opens what a DHCPv4 server on a bridge needs: udp receives what is
 // sent to port 67 on the bridge, with the destination (IP_PKTINFO); raw sends
 // Ethernet frames out of the bridge, which a client without an address can be
@@ -83,6 +87,9 @@ func OpenDHCP(bridge string) (udp, raw *os.File, err error) {
 		intOption(unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), // one server for each bridge
 		intOption(unix.SOL_SOCKET, unix.SO_BROADCAST, 1),
 		intOption(unix.IPPROTO_IP, unix.IP_PKTINFO, 1),
+		// A rack that powers up asks all at once; the process that reads may not
+		// go beyond net.core.rmem_max by itself.
+		intOption(unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, dhcpBuffer),
 		bindTo(&unix.SockaddrInet4{Port: portDHCP}),
 	)
 	if err != nil {
