@@ -39,6 +39,8 @@ type settings struct {
 	logLevel                 slog.Level
 }
 
+const defaultStateDir = "/var/lib/drawbridge"
+
 func daemonCommand() *cobra.Command {
 	var s settings
 	var level string
@@ -61,7 +63,7 @@ func daemonCommand() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&s.stateDir, "state-dir", "/var/lib/drawbridge", "where the document, the ledger and the leases are kept")
+	f.StringVar(&s.stateDir, "state-dir", defaultStateDir, "where the document, the ledger and the leases are kept")
 	f.StringVar(&s.runDir, "run-dir", "/run/drawbridge", "where sockets and live ports are kept")
 	f.StringVar(&s.socket, "socket", "", "where to listen (default RUN-DIR/drawbridge.sock)")
 	f.BoolVar(&s.defaultNetwork, "default-network", false, "create the NAT network \"default\" if there never was a network")

@@ -30,5 +30,6 @@ func version() string {
 func main() {
 	os.Exit(cli.Main(os.Args, os.Stdin, os.Stdout, os.Stderr, cli.Extra{
 		Version: version(), Commands: []*cobra.Command{daemonCommand(), guestsCommand()},
+		Offline: offline,
 	}))
 }

@@ -6,7 +6,7 @@
 // of the host: all it knows comes from package api.
 //
 // Start reading at Main below; the commands are in network.go, document.go,
-// live.go, change.go and qemu.go, the output in output.go and table.go.
+// live.go, change.go and qemu.go, QEMU's bridge helper in bridge.go, the output in output.go and table.go.
 package cli
 
 import (
@@ -14,11 +14,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -46,6 +48,10 @@ type Extra struct {
 	Version string
 	// Commands that do not go over the API, such as the daemon itself.
 	Commands []*cobra.Command
+	// Offline makes a door to the same API while no daemon runs, under the
+	// daemon's own lock, for the commands that are needed then: plan and change.
+	// stop closes it. Nil if there is no such thing.
+	Offline func(ctx context.Context, socket string) (door string, stop func(), err error)
 }
 
 // Main runs the command line args, args[0] being the program's name, and
@@ -54,15 +60,20 @@ type Extra struct {
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer, extra Extra) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, extra: extra, exec: execQEMU}
-	if len(args) > 0 && filepath.Base(args[0]) == HelperName {
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, extra: extra, exec: execQEMU, now: time.Now}
+	return a.main(ctx, args)
+}
+
+func (a *app) main(ctx context.Context, args []string) int {
+	if len(args) == 0 {
+		args = []string{"drawbridge"}
+	}
+	if filepath.Base(args[0]) == HelperName {
 		return a.bridgeHelper(ctx, args[1:])
 	}
 	root := a.root()
-	if len(args) > 0 {
-		args = args[1:]
-	}
-	root.SetArgs(args)
+	root.SetArgs(args[1:])
+	defer a.stopOffline()
 	return a.exitCode(root.ExecuteContext(ctx))
 }
 
@@ -75,8 +86,35 @@ type app struct {
 	format         string
 	noColor        bool
 	client         *api.Client
+	stop           func()
 	// exec replaces the process; tests put something else here.
 	exec func(argv []string) error
+	now  func() time.Time
+}
+
+// offline opens the door of Extra.Offline for plan and change, if no daemon
+// answers and we may (root).
+func (a *app) offline(c *cobra.Command) error {
+	words := strings.Fields(c.CommandPath())
+	if a.extra.Offline == nil || len(words) < 2 || words[1] != "plan" && words[1] != "change" || os.Geteuid() != 0 {
+		return nil
+	}
+	if conn, err := net.Dial("unix", a.socket); err == nil {
+		return conn.Close()
+	}
+	door, stop, err := a.extra.Offline(c.Context(), a.socket)
+	if err != nil {
+		return err
+	}
+	a.socket, a.stop = door, stop
+	return a.prepare()
+}
+
+func (a *app) stopOffline() {
+	if a.stop != nil {
+		a.stop()
+		a.stop = nil
+	}
 }
 
 // usageError is a command line that makes no sense.
@@ -131,7 +169,7 @@ verified, and taken back if it goes wrong.`,
   drawbridge network create lab --mode isolated
   drawbridge qemu --nic network=default,name=ubuntu-cloud -- qemu-system-x86_64 -m 1G disk.img`,
 		SilenceErrors: true, SilenceUsage: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error { return a.prepare() },
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return errors.Join(a.prepare(), a.offline(c)) },
 	}
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -152,7 +190,9 @@ verified, and taken back if it goes wrong.`,
 		a.modeCommand(), a.versionCommand(), manCommand(),
 	)
 	root.AddCommand(a.extra.Commands...)
-	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SetHelpCommand(helpCommand())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
 	strict(root)
 	return root
 }
@@ -164,18 +204,18 @@ func strict(c *cobra.Command) {
 	if c.HasSubCommands() && c.RunE == nil && c.Run == nil {
 		c.Args = cobra.ArbitraryArgs
 		c.RunE = func(c *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usage("%s has no command %q", c.CommandPath(), args[0])
-			}
-			if c.HasParent() {
-				return usage("%s needs a command: %s", c.CommandPath(), strings.Join(names(c), ", "))
+			switch {
+			case len(args) > 0:
+				return usage("there is no command %q; there are %s", strings.TrimSpace(path(c)+" "+args[0]), strings.Join(names(c), ", "))
+			case c.HasParent():
+				return usage("%s needs a command: %s", path(c), strings.Join(names(c), ", "))
 			}
 			return c.Help()
 		}
 	} else if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
-				return usage("%s: %w; usage: %s", c.CommandPath(), err, c.UseLine())
+				return usage("%s: wrong number of arguments; usage: %s", path(c), c.UseLine())
 			}
 			return nil
 		}
@@ -183,6 +223,27 @@ func strict(c *cobra.Command) {
 	for _, sub := range c.Commands() {
 		strict(sub)
 	}
+}
+
+// helpCommand is cobra's, except that an unknown command is an error.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [COMMAND]", Short: "Explain a command", Example: "  drawbridge help network create",
+		RunE: func(c *cobra.Command, args []string) error {
+			about, rest, err := c.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return usage("there is no command %q", strings.Join(args, " "))
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
+}
+
+// path is how a command is called, without the program's name.
+func path(c *cobra.Command) string {
+	_, rest, _ := strings.Cut(c.CommandPath(), " ")
+	return rest
 }
 
 func names(c *cobra.Command) []string {

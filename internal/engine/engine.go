@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -163,6 +164,26 @@ func (e *Engine) Start(ctx context.Context) error {
 	return nil
 }
 
+// Load is Start for a program that only looks, plans or cancels while no daemon
+// runs: it reads what is under way and changes nothing.
+func (e *Engine) Load() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	open, err := e.Store.Load()
+	if err != nil {
+		return err
+	}
+	e.open = open
+	ports, err := e.Ports.Load()
+	if err != nil {
+		return err
+	}
+	for _, p := range ports {
+		e.live[p.Tap] = p
+	}
+	return nil
+}
+
 // Do carries out a command, or plans it for a dry run. On an error nothing has
 // changed, unless it is a *txn.StuckError.
 func (e *Engine) Do(ctx context.Context, c Command, o Options) (Result, error) {
@@ -196,14 +217,16 @@ func (e *Engine) Confirm(ctx context.Context, id string) error {
 	return err
 }
 
-// Cancel takes back a change that waits for a person.
+// Cancel takes back a change that waits for a person, is stuck, or was
+// interrupted by a crash.
 func (e *Engine) Cancel(ctx context.Context, id string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	t, err := e.waiting(id)
-	if err != nil {
-		return err
+	i := slices.IndexFunc(e.open, func(t txn.Txn) bool { return t.ID == id })
+	if i < 0 {
+		return fmt.Errorf("pending change %q: %w", id, spec.ErrNotFound)
 	}
+	t := e.open[i]
 	done, err := e.runner.Rollback(ctx, t, errCancelled)
 	e.forget(id)
 	if done.Phase == txn.Stuck {
