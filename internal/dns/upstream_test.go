@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -136,10 +137,11 @@ func TestUpstreamIsFollowed(t *testing.T) {
 // at once.
 func TestLoopIsCut(t *testing.T) {
 	z := host.Zone{Bridge: "lo", Network: "n", Domain: "n.internal", Forward: true, Addr4: zoneB.Addr4}
-	var s *Server
-	rounds := 0
+	var server atomic.Pointer[Server]
+	var rounds atomic.Int32
 	up := upstreamAt(t, "127.0.0.1", 0, func(_ string, r *mdns.Msg) *mdns.Msg {
-		rounds++
+		rounds.Add(1)
+		s := server.Load()
 		p, err := r.Pack() // as it came, in the same letters
 		if err != nil {
 			t.Error(err)
@@ -153,11 +155,12 @@ func TestLoopIsCut(t *testing.T) {
 		}
 		return m
 	})
-	s = newTestServer(t, Config{ResolvFiles: []string{resolvConf(t, "127.0.0.1")}, UpstreamPort: up.port}, z)
+	s := newTestServer(t, Config{ResolvFiles: []string{resolvConf(t, "127.0.0.1")}, UpstreamPort: up.port}, z)
+	server.Store(s)
 	began := time.Now()
 	m := handle(t, s, "lo", addr("10.20.0.60"), pack(t, "a-long-name-with-many-letters.example.org.", mdns.TypeA, edns(1232, false)))
-	if m.Rcode != mdns.RcodeRefused || rounds != 1 {
-		t.Errorf("%s after %d rounds, want REFUSED after 1", text(m), rounds)
+	if m.Rcode != mdns.RcodeRefused || rounds.Load() != 1 {
+		t.Errorf("%s after %d rounds, want REFUSED after 1", text(m), rounds.Load())
 	}
 	if took := time.Since(began); took > time.Second {
 		t.Errorf("took %v", took)
