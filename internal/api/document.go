@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -48,7 +49,7 @@ type LeaseTime string
 
 // MarshalJSON writes a number where it is one.
 func (t LeaseTime) MarshalJSON() ([]byte, error) {
-	if t == "" || strings.Trim(string(t), "0123456789") != "" || len(t) > 9 {
+	if t == "" || strings.Trim(string(t), "0123456789") != "" || len(t) > 9 || t[0] == '0' {
 		return json.Marshal(string(t))
 	}
 	return []byte(t), nil
@@ -107,26 +108,52 @@ type Opened struct {
 	Vhosts int  `json:"vhosts"`
 }
 
+// JSON writes a value as indented JSON. What a terminal would obey although
+// encoding/json leaves it as it is (DEL, C1, marks of direction) is escaped.
+func JSON(v any) ([]byte, error) {
+	raw, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode JSON: %w", err)
+	}
+	return append(escape(raw), '\n'), nil
+}
+
 // YAML writes a value of this package as YAML, with its JSON names and in the
-// order of its fields.
+// order of its fields, as careful about terminals as JSON.
 func YAML(v any) ([]byte, error) {
 	raw, err := json.Marshal(v)
 	if err != nil {
 		return nil, fmt.Errorf("encode YAML: %w", err)
 	}
-	// Every JSON text is YAML: reading it as nodes keeps the order of fields.
+	// Every JSON text is YAML, once it has no characters that YAML forbids:
+	// reading it as nodes keeps the order of fields.
 	var doc yaml.Node
-	if err := yaml.Unmarshal(raw, &doc); err != nil {
+	if err := yaml.Unmarshal(escape(raw), &doc); err != nil {
 		return nil, fmt.Errorf("encode YAML: %w", err)
 	}
 	plain(&doc)
-	var b strings.Builder
+	var b bytes.Buffer
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
 	if err := enc.Encode(&doc); err != nil {
 		return nil, fmt.Errorf("encode YAML: %w", err)
 	}
-	return []byte(b.String()), nil
+	return escape(b.Bytes()), nil
+}
+
+// escape writes characters of the basic plane that are not for display as \u,
+// which means the same in a JSON string and in a double-quoted YAML scalar, the
+// only places where they can stand.
+func escape(text []byte) []byte {
+	var b bytes.Buffer
+	for _, r := range string(text) {
+		if r != ' ' && r != '\n' && r <= 0xffff && !unicode.IsPrint(r) {
+			fmt.Fprintf(&b, `\u%04x`, r)
+			continue
+		}
+		b.WriteRune(r)
+	}
+	return b.Bytes()
 }
 
 // quoted are strings that YAML 1.1 takes for booleans or base-60 numbers; other
@@ -136,7 +163,7 @@ var quoted = regexp.MustCompile(`^(?i:y|n|yes|no|on|off)$|^[-+]?[0-9][0-9_]*(:[0
 func plain(n *yaml.Node) {
 	switch n.Kind {
 	case yaml.ScalarNode:
-		odd := strings.ContainsFunc(n.Value, func(r rune) bool { return !unicode.IsPrint(r) && r != '\n' })
+		odd := strings.ContainsFunc(n.Value, func(r rune) bool { return !unicode.IsPrint(r) })
 		if !quoted.MatchString(n.Value) && !odd {
 			n.Style = 0
 		}

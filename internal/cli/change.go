@@ -164,7 +164,7 @@ func (a *app) monitorCommand() *cobra.Command {
 		Example: "  drawbridge monitor",
 		RunE: func(c *cobra.Command, _ []string) error {
 			err := a.client.Watch(c.Context(), func(e api.Event) error {
-				if a.format == "yaml" {
+				if a.format == "yaml" { // a stream of documents
 					fmt.Fprintln(a.stdout, "---")
 				}
 				return a.show(e, func(w *writer) {

@@ -6,7 +6,8 @@
 // of the host: all it knows comes from package api.
 //
 // Start reading at Main below; the commands are in network.go, document.go,
-// live.go, change.go and qemu.go, QEMU's bridge helper in bridge.go, the output in output.go and table.go.
+// live.go, change.go and qemu.go, QEMU's bridge helper in bridge.go, the output
+// in output.go and table.go.
 package cli
 
 import (

@@ -80,7 +80,7 @@ func (a *app) leaseCommand() *cobra.Command {
 			return a.show(leases, func(w *writer) {
 				var rows [][]cell
 				for _, l := range leases {
-					rows = append(rows, cells(l.Network, l.Address, l.MAC, l.Guest, l.Hostname, expiry(l.Expires, time.Now())))
+					rows = append(rows, cells(l.Network, l.Address, l.MAC, l.Guest, l.Hostname, expiry(l.Expires, a.now())))
 				}
 				w.table([]string{"NETWORK", "ADDRESS", "MAC", "GUEST", "HOSTNAME", "EXPIRES"}, rows)
 			})

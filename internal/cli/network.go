@@ -122,7 +122,7 @@ func (a *app) networkShow() *cobra.Command {
 func networkText(w *writer, n api.Network) {
 	field := func(name, value string) {
 		if value != "" {
-			w.linef("%-13s %s", name, value)
+			w.linef("%-13s %s", name, strings.TrimSpace(value))
 		}
 	}
 	field("network", n.Name)
@@ -131,7 +131,7 @@ func networkText(w *writer, n api.Network) {
 	field("bridge", n.Bridge+"  "+n.MAC)
 	field("mtu", fmt.Sprint(n.MTU))
 	for _, s := range n.Subnets {
-		field("subnet", strings.TrimSpace(s.CIDR+"  host "+s.Gateway))
+		field("subnet", s.CIDR+"  host "+s.Gateway)
 		if s.DHCPRange != "" {
 			field("dhcp-range", fmt.Sprintf("%s  lease-time %s s", s.DHCPRange, s.LeaseTime))
 		}
@@ -144,7 +144,7 @@ func networkText(w *writer, n api.Network) {
 	field("leases", leases(n))
 	field("uuid", n.UUID)
 	for _, r := range n.Reservations {
-		field("reservation", strings.TrimSpace(r.MAC+"  "+r.IP+"  "+r.Hostname))
+		field("reservation", r.MAC+"  "+r.IP+"  "+r.Hostname)
 	}
 	for _, p := range n.Problems {
 		w.painted(bad, "problem       "+p)

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -19,11 +18,11 @@ import (
 func (a *app) show(v any, table func(*writer)) error {
 	switch a.format {
 	case "json":
-		raw, err := json.MarshalIndent(v, "", "  ")
+		raw, err := api.JSON(v)
 		if err != nil {
-			return fmt.Errorf("encode answer: %w", err)
+			return err
 		}
-		_, err = fmt.Fprintln(a.stdout, escapeControls(string(raw)))
+		_, err = a.stdout.Write(raw)
 		return err
 	case "yaml":
 		raw, err := api.YAML(v)
@@ -100,20 +99,6 @@ func clean(s string) string {
 		}
 		return r
 	}, s)
-}
-
-// escapeControls writes as \u what encoding/json leaves as it is although
-// terminals obey it: DEL and C1 (U+009B is CSI).
-func escapeControls(s string) string {
-	var b strings.Builder
-	for _, r := range s {
-		if r >= 0x7f && r <= 0x9f || unicode.Is(unicode.Cf, r) && r <= 0xffff {
-			fmt.Fprintf(&b, `\u%04x`, r)
-			continue
-		}
-		b.WriteRune(r)
-	}
-	return b.String()
 }
 
 // progress shows on a terminal that work goes on, once it has gone on for a
