@@ -105,13 +105,6 @@ func giver(t *testing.T, taps, vhosts int, asked chan<- api.PortRequest) http.Ha
 	}
 }
 
-func giveDaemon(t *testing.T, taps, vhosts int) (*daemon, chan api.PortRequest) {
-	asked := make(chan api.PortRequest, 8)
-	d := startDaemon(t, nil)
-	d.answers = map[string]any{"POST /ports/open": giver(t, taps, vhosts, asked)}
-	return d, asked
-}
-
 // The program becomes the one named after --: it has the descriptors, the
 // arguments and the terminal, and its exit code is the caller's.
 func TestQEMUGetsDescriptorsAndItsExitCodeIsOurs(t *testing.T) {
@@ -144,8 +137,8 @@ type giving struct {
 }
 
 func startGiving(t *testing.T, taps, vhosts int) giving {
-	d, asked := giveDaemon(t, taps, vhosts)
-	return giving{d, asked}
+	asked := make(chan api.PortRequest, 8)
+	return giving{startDaemon(t, map[string]any{"POST /ports/open": giver(t, taps, vhosts, asked)}), asked}
 }
 
 func TestSignalsReachQEMU(t *testing.T) {
