@@ -150,7 +150,7 @@ type quarrel struct {
 // quarrelWindow is a fight.
 const (
 	quarrelWindow = 30 * time.Second
-	quarrelCount  = 5
+	quarrelCount  = 10
 	shortestRest  = 2 * time.Second
 	longestRest   = 2 * time.Minute
 )

@@ -184,6 +184,9 @@ func (e *Engine) Load() error {
 	return nil
 }
 
+// Document is what is wanted now.
+func (e *Engine) Document() spec.Document { return e.Store.Document() }
+
 // Do carries out a command, or plans it for a dry run. On an error nothing has
 // changed, unless it is a *txn.StuckError.
 func (e *Engine) Do(ctx context.Context, c Command, o Options) (Result, error) {

@@ -46,12 +46,9 @@ func (s *Server) admit(r *http.Request) (caller, error) {
 		return c, nil
 	}
 	c.name = userName(peer.UID)
-	v, err := s.Engine.View(r.Context())
-	if err != nil {
-		return c, err
-	}
-	for _, name := range v.Document.Names() {
-		if slices.Contains(v.Document.Networks[name].AllowUsers, c.name) {
+	doc := s.Engine.Document()
+	for _, name := range doc.Names() {
+		if slices.Contains(doc.Networks[name].AllowUsers, c.name) {
 			c.networks = append(c.networks, name)
 		}
 	}

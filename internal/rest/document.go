@@ -25,12 +25,8 @@ type applying struct {
 
 func (s *Server) registerDocument() {
 	handle(s, s.operation("get-document", http.MethodGet, "/document", "All that is wanted; applied again, it changes nothing"),
-		func(ctx context.Context, _ *struct{}) (api.Document, error) {
-			v, err := s.Engine.View(ctx)
-			if err != nil {
-				return api.Document{}, err
-			}
-			return documentOf(v.Document), nil
+		func(context.Context, *struct{}) (api.Document, error) {
+			return documentOf(s.Engine.Document()), nil
 		})
 	s.registerApply("apply-document", "/apply", "Make a document all that there is; what it does not name is removed", false)
 	s.registerApply("plan-document", "/plan", "Say what applying a document would do", true)

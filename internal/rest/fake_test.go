@@ -108,6 +108,12 @@ func settle(n *spec.Network) {
 	}
 }
 
+func (f *fakeEngine) Document() spec.Document {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.doc.Clone()
+}
+
 func (f *fakeEngine) View(context.Context) (engine.View, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

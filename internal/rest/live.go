@@ -118,7 +118,7 @@ func (s *Server) portRequest(ctx context.Context, in api.PortRequest, made strin
 		return r, forbidden("%s may not make ports for %s", c.name, in.User)
 	}
 	r.Owner = int(c.peer.UID)
-	network, err := s.networkOf(ctx, r)
+	network, err := s.networkOf(r)
 	if err != nil {
 		return r, err
 	}
@@ -127,15 +127,11 @@ func (s *Server) portRequest(ctx context.Context, in api.PortRequest, made strin
 
 // networkOf finds which network a request means. A bridge that is not ours
 // gives "", on which nobody but an admin may plug.
-func (s *Server) networkOf(ctx context.Context, r engine.PortRequest) (spec.NetworkName, error) {
+func (s *Server) networkOf(r engine.PortRequest) (spec.NetworkName, error) {
 	if r.Bridge == "" {
 		return r.Network, nil
 	}
-	v, err := s.Engine.View(ctx)
-	if err != nil {
-		return "", err
-	}
-	for name, n := range v.Document.Networks {
+	for name, n := range s.Engine.Document().Networks {
 		if n.Bridge == r.Bridge {
 			return name, nil
 		}

@@ -133,14 +133,11 @@ func (s *Server) registerVerbs() {
 
 func (s *Server) registerReservations() {
 	handle(s, s.operation("list-all-reservations", http.MethodGet, "/reservations", "The reservations of all networks"),
-		func(ctx context.Context, _ *struct{}) ([]api.Reservation, error) {
-			v, err := s.Engine.View(ctx)
-			if err != nil {
-				return nil, err
-			}
+		func(context.Context, *struct{}) ([]api.Reservation, error) {
+			doc := s.Engine.Document()
 			out := []api.Reservation{}
-			for _, name := range v.Document.Names() {
-				out = append(out, reservationsOf(v.Document.Networks[name], string(name))...)
+			for _, name := range doc.Names() {
+				out = append(out, reservationsOf(doc.Networks[name], string(name))...)
 			}
 			return out, nil
 		})

@@ -31,11 +31,14 @@ import (
 
 	"drawbridge/internal/api"
 	"drawbridge/internal/engine"
+	"drawbridge/internal/spec"
 )
 
 // Engine is what the face needs of the engine; *engine.Engine has it.
 type Engine interface {
 	Do(ctx context.Context, c engine.Command, o engine.Options) (engine.Result, error)
+	// Document is what is wanted; it costs nothing, while View looks at the host.
+	Document() spec.Document
 	View(ctx context.Context) (engine.View, error)
 	// OpenPort returns descriptors that the caller owns: one of the tap for
 	// each queue, and as many of vhost or none.
