@@ -30,7 +30,7 @@ func wait(t *testing.T, events <-chan Event, what string, is func(Event) bool) E
 			}
 			seen = append(seen, e)
 		case <-timeout:
-			t.Fatalf("%s was not told, but %v", what, seen)
+			t.Fatalf("%s was not told; the last of %d events: %v", what, len(seen), seen[max(0, len(seen)-20):])
 		}
 	}
 }
@@ -125,32 +125,78 @@ func TestWatchLeavesOutOurOwn(t *testing.T) {
 	}
 }
 
-// TestWatchSurvivesAFlood floods a subscription that nobody reads: afterwards it
-// says that something was lost, or has every link, and goes on.
+// TestWatchSurvivesAFlood overflows a subscription that is not read: the loss is
+// told, and so is what comes after it.
 func TestWatchSurvivesAFlood(t *testing.T) {
 	h := newHost(t)
-	nettest.Need(t, "ip")
-	events, err := h.Watch(t.Context(), LinkChanged)
-	if err != nil {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	w := &watch{host: h, kinds: []EventKind{LinkChanged}, wake: make(chan struct{}, 1), out: make(chan Event)}
+	if err := w.dial(); err != nil {
 		t.Fatal(err)
 	}
-	var script strings.Builder
-	for i := range maxPending + 100 {
-		fmt.Fprintf(&script, "link add flood%d type ifb\n", i)
+	if err := w.conn.SetReadBuffer(4096); err != nil {
+		t.Fatal(err)
 	}
-	batch := exec.Command("ip", "-batch", "-")
-	batch.Stdin = strings.NewReader(script.String())
-	if out, err := batch.CombinedOutput(); err != nil {
-		t.Skipf("no links to flood with: %v: %s", err, out)
+	other := newHost(t)
+	var flood []host.Resource
+	for i := range 50 {
+		flood = append(flood, host.Link{Name: fmt.Sprintf("flood%d", i), Type: host.TypeBridge, MTU: 1500})
 	}
-	ipText(t, "link", "add", "wbr4", "type", "bridge")
-	wait(t, events, "the loss", func(e Event) bool { return e.Kind == Lost })
-	wait(t, events, "what came after the flood", about(LinkChanged, "wbr4"))
-	var gone []host.Resource
-	for i := range maxPending + 100 {
-		gone = append(gone, host.Link{Name: fmt.Sprintf("flood%d", i), Type: "ifb"})
+	apply(t, other, create(flood...))
+	go w.read(ctx)
+	go w.deliver(ctx)
+	wait(t, w.out, "the loss", func(e Event) bool { return e.Kind == Lost })
+	apply(t, other, create(aBridge("wbr4")))
+	wait(t, w.out, "what came after the flood", about(LinkChanged, "wbr4"))
+	cancel()
+	for range w.out { // closed in the end
 	}
-	apply(t, h, remove(append(gone, host.Link{Name: "wbr4", Type: "bridge"})...))
+	apply(t, other, remove(append(flood, aBridge("wbr4"))...))
+}
+
+// TestWatchOutlivesItsSocket breaks the subscription.
+func TestWatchOutlivesItsSocket(t *testing.T) {
+	h := newHost(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	w := &watch{host: h, kinds: []EventKind{LinkChanged}, wake: make(chan struct{}, 1), out: make(chan Event)}
+	if err := w.dial(); err != nil {
+		t.Fatal(err)
+	}
+	w.conn.Close()
+	go w.read(ctx)
+	go w.deliver(ctx)
+	wait(t, w.out, "the loss", func(e Event) bool { return e.Kind == Lost })
+	br := aBridge("wbr5")
+	other := newHost(t)
+	apply(t, other, create(br))
+	defer apply(t, other, remove(br))
+	wait(t, w.out, "what came after", about(LinkChanged, br.Name))
+}
+
+// TestWatchKeepsLittleForASlowReceiver queues more than it is to keep.
+func TestWatchKeepsLittleForASlowReceiver(t *testing.T) {
+	w := &watch{wake: make(chan struct{}, 1)}
+	for i := range 3 * maxPending {
+		w.put(Event{Kind: LinkChanged, Link: fmt.Sprint(i)})
+		w.put(Event{Kind: LinkChanged, Link: fmt.Sprint(i)})
+	}
+	events := w.take()
+	if len(events) > maxPending {
+		t.Errorf("%d events are kept", len(events))
+	}
+	if events[0].Kind != Lost {
+		t.Errorf("what was dropped is not told: %+v", events[0])
+	}
+	if last := events[len(events)-1]; last.Link != fmt.Sprint(3*maxPending-1) {
+		t.Errorf("the last event is %+v", last)
+	}
+	w.put(Event{Kind: Lost})
+	w.put(Event{Kind: Lost})
+	if events = w.take(); len(events) != 1 {
+		t.Errorf("two equal events are %d", len(events))
+	}
 }
 
 func TestNeighbours(t *testing.T) {
