@@ -17,10 +17,14 @@ import (
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/nettest"
+	"drawbridge/internal/nettest/dnsload"
 	"drawbridge/internal/plan"
 )
 
-func TestMain(m *testing.M) { nettest.Main(m) }
+func TestMain(m *testing.M) {
+	dnsload.Child()
+	nettest.Main(m)
+}
 
 // clock is moved by hand.
 type clock struct {
