@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"drawbridge/internal/nettest"
 )
 
@@ -210,5 +212,22 @@ func TestNoVhostIsNoError(t *testing.T) {
 		}
 	} else if err != nil || len(files) != 2 {
 		t.Errorf("%d descriptors, %v", len(files), err)
+	}
+}
+
+// TestNoTun hides /dev/net in the test's own mount namespace.
+func TestNoTun(t *testing.T) {
+	h := newHost(t)
+	nettest.Need(t, "/dev/net")
+	if err := unix.Mount("tmpfs", "/dev/net", "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount("/dev/net", 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	if _, err := h.OpenTap("tap-none", 1, -1, false); !errors.Is(err, ErrNoTun) {
+		t.Errorf("without %s: %v", tunDevice, err)
 	}
 }
