@@ -24,8 +24,9 @@ type Hint struct {
 // milliseconds.
 const (
 	settleTime = 5 * time.Millisecond
-	// restFactor bounds the share of time spent looking to about a quarter.
-	restFactor = 3
+	// restFactor bounds the share of time spent looking, while events keep
+	// coming, to a tenth.
+	restFactor = 9
 	// tick is how often the host is looked at without a hint: for what gives
 	// none, such as a parameter changed under /proc/sys.
 	tick = 5 * time.Second
@@ -37,7 +38,7 @@ func (e *Engine) Follow(ctx context.Context, hints <-chan Hint) {
 	timer := time.NewTimer(tick)
 	defer timer.Stop()
 	var who string
-	var rest time.Duration
+	var rested time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -49,14 +50,14 @@ func (e *Engine) Follow(ctx context.Context, hints <-chan Hint) {
 			if h.Who != "" {
 				who = h.Who
 			}
-			if !drain(ctx, hints, &who, max(settleTime, rest)) {
+			if !drain(ctx, hints, &who, max(settleTime, time.Until(rested))) {
 				return
 			}
 		case <-timer.C:
 		}
 		began := time.Now()
 		e.repair(ctx, who)
-		rest, who = restFactor*time.Since(began), ""
+		rested, who = time.Now().Add(restFactor*time.Since(began)), ""
 		timer.Reset(min(tick, e.nextTry()))
 	}
 }

@@ -100,7 +100,9 @@ func (e *Engine) settlePort(ctx context.Context, p host.Port) error {
 	}
 	e.live[p.Tap] = p
 	wish := portWish(p)
-	seen, err := e.Host.Observe(ctx, wish.Keys()...)
+	// Only the tap is looked at: its rule and name are put there whether or not
+	// they are there already, and plugging must be quick.
+	seen, err := e.Host.Observe(ctx, host.LinkKey(p.Tap))
 	if err != nil {
 		return err
 	}
@@ -108,7 +110,7 @@ func (e *Engine) settlePort(ctx context.Context, p host.Port) error {
 		return fmt.Errorf("tap %s: %w", p.Tap, spec.ErrNotFound)
 	}
 	keepTapMAC(wish, seen, p.Tap)
-	if err := e.Host.Apply(ctx, plan.Diff(wish, withLinks(seen, wish))); err != nil {
+	if err := e.Host.Apply(ctx, plan.Diff(wish, seen)); err != nil {
 		return err
 	}
 	after, err := e.Host.Observe(ctx, host.LinkKey(p.Tap))
@@ -119,17 +121,6 @@ func (e *Engine) settlePort(ctx context.Context, p host.Port) error {
 		return fmt.Errorf("tap %s did not become a port of %s", p.Tap, p.Bridge)
 	}
 	return nil
-}
-
-// withLinks gives observed parameters the link that the wish knows them by.
-func withLinks(seen, wish host.State) host.State {
-	for k, r := range seen {
-		if got, ok := r.(host.Sysctl); ok {
-			got.Link = wish[k].(host.Sysctl).Link
-			seen[k] = got
-		}
-	}
-	return seen
 }
 
 // keepTapMAC leaves the tap the hardware address that the kernel gave its host

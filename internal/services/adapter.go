@@ -62,7 +62,7 @@ const startTime = 10 * time.Second
 func (a *Adapter) Observe(_ context.Context, keys ...host.Key) (host.State, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	reply, err := a.ask(message{Observe: true}, nil)
+	reply, err := a.ask(message{Observe: true, Keys: keys}, nil)
 	if err != nil {
 		return host.State{}, nil //nolint:nilerr // nobody there is an observation, not a failure
 	}

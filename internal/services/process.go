@@ -165,6 +165,9 @@ func (p *Process) answer(ctx context.Context, m message, files []*os.File) messa
 		err = p.apply(ctx, m.Apply)
 	case m.Observe:
 		reply.State, err = p.observe(ctx)
+		if len(m.Keys) > 0 {
+			reply.State = reply.State.Only(m.Keys)
+		}
 		reply.Indexes = map[string]int{}
 		for name, b := range p.bridges {
 			reply.Indexes[name] = b.index

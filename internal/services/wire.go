@@ -24,6 +24,7 @@ type message struct {
 	Release    *socketSet     `json:"release,omitempty"`
 	Apply      []plan.Step    `json:"apply,omitempty"`
 	Observe    bool           `json:"observe,omitempty"`
+	Keys       []host.Key     `json:"keys,omitempty"` // with Observe: only these
 	Leases     bool           `json:"leases,omitempty"`
 	Watch      bool           `json:"watch,omitempty"`
 	Report     bool           `json:"report,omitempty"`
