@@ -24,6 +24,8 @@ type Load struct {
 	// Clients is the number of guests, each with its own MAC; they come in turn
 	// and again from the start.
 	Clients int
+	// First is the number of the first of them; the number decides the MAC.
+	First int
 	// InFlight is how many of them wait for an answer at one time.
 	InFlight int
 	// Duration ends the run, or Exchanges does, whichever comes first; 0 is no limit.
@@ -159,7 +161,7 @@ func (c *Client) Run(ctx context.Context, l Load) (Result, error) {
 func (r *run) begin(s *slot) error {
 	delete(r.byXID, s.xid)
 	r.xid++
-	*s = slot{guest: r.next, xid: r.xid, began: time.Now()}
+	*s = slot{guest: r.load.First + r.next, xid: r.xid, began: time.Now()}
 	r.next = (r.next + 1) % r.load.Clients
 	r.byXID[s.xid] = s
 	s.message = discover(s.guest, s.xid)

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"drawbridge/internal/nettest"
+	"drawbridge/internal/nettest/dnsload"
+)
+
+func dnsGroup() Group {
+	return Group{"dns", "DNS", `
+dnsperf asks from a guest of namespaces on the bridge, 8 sockets, 200 questions outstanding, on the same cores as the server:
+a thousand local names (reservations of ours, a hosts file of dnsmasq's), then a thousand names of an upstream server that both
+have cached. dnsmasq runs with libvirt's settings but a cache of 10 000 names, so that it need not forget any.`, runDNS}
+}
+
+// upstreamAddr is where both hosts' /etc/resolv.conf points: an address on their loopback.
+const upstreamAddr = "192.0.2.53"
+
+func runDNS(ctx context.Context, b *Bench) (err error) {
+	sides, err := newServers(ctx, b, "dns")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, sides.Close()) }()
+	for _, s := range []*server{sides.ours, sides.peer} {
+		stop, err := serveUpstream(s.node)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
+	var local, cached []string
+	for i := range dnsNames {
+		local = append(local, fmt.Sprintf("vm%d.lab.internal A", i))
+		cached = append(cached, fmt.Sprintf("h%d.example.org A", i))
+	}
+	seconds := time.Duration(b.runs(3, 1)) * time.Second
+	for _, what := range []struct {
+		work      string
+		questions []string
+	}{{"local names", local}, {"cached forwards", cached}} {
+		var rate [2]Series
+		var latency [2]Series
+		for round := range b.runs(6, 2) {
+			for i, s := range []*server{sides.ours, sides.peer} {
+				r, err := dnsload.Run(ctx, s.guest.Command, dnsload.Load{Server: s.addr, Questions: what.questions, Duration: seconds})
+				if err != nil {
+					return err
+				}
+				if r.Codes["NOERROR"] < r.Sent*99/100 {
+					return fmt.Errorf("%s: %s: %d sent, %d lost, answers %v", s.node.Name, what.work, r.Sent, r.Lost, r.Codes)
+				}
+				if round > 0 { // the first fills caches
+					rate[i].Counted(Rate, r.PerSecond)
+					latency[i].Took(r.Latency)
+				}
+			}
+		}
+		b.add(Row{Work: "DNS, " + what.work, Ours: rate[0], Peer: rate[1], Target: more(2)})
+		b.add(Row{Work: "DNS, " + what.work + ", mean latency at that load", Ours: latency[0], Peer: latency[1]})
+	}
+	return nil
+}
+
+const dnsNames = 1000
+
+// serveUpstream answers every question for an A record with 198.18.0.1 for a day.
+func serveUpstream(n *nettest.Node) (stop func(), err error) {
+	var conn net.PacketConn
+	if err := n.Do(func() (err error) {
+		conn, err = net.ListenPacket("udp4", upstreamAddr+":53")
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	s := &dns.Server{PacketConn: conn, Handler: dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
+		m := new(dns.Msg).SetReply(q)
+		m.RecursionAvailable = true
+		m.Answer = append(m.Answer, &dns.A{
+			Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 86400}, A: net.IPv4(198, 18, 0, 1),
+		})
+		_ = w.WriteMsg(m) // who asked asks again
+	})}
+	go s.ActivateAndServe() //nolint:errcheck // it ends with the run
+	return func() { _ = s.Shutdown() }, nil
+}
+
+// server is one side of DHCP and DNS: a host with one bridge, and a guest on it.
+type server struct {
+	*Host
+	guest *nettest.Node
+	addr  netip.Addr
+}
+
+type servers struct{ ours, peer *server }
+
+func (s servers) Close() error {
+	var errs []error
+	for _, one := range []*server{s.ours, s.peer} {
+		if one != nil {
+			if one.guest != nil {
+				errs = append(errs, one.guest.Close())
+			}
+			errs = append(errs, one.Host.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// newServers makes both sides alike: bridge virbr0 with 10.64.0.1/16 and a thousand names.
+func newServers(ctx context.Context, b *Bench, name string) (s servers, err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	gateway := netip.MustParseAddr("10.64.0.1")
+	h, err := newOurs(ctx, b, "ours-"+name)
+	if err != nil {
+		return s, err
+	}
+	s.ours = &server{Host: h, addr: gateway}
+	var doc strings.Builder
+	fmt.Fprintf(&doc, "networks:\n- name: lab\n  bridge: virbr0\n  domain: lab.internal\n  subnets:\n  - cidr: 10.64.0.0/16\n    dhcp_range: %s\n  reservations:\n", strings.ReplaceAll(dhcpRange, ",", "-"))
+	for i := range dnsNames {
+		fmt.Fprintf(&doc, "  - {mac: '52:54:00:01:%02x:%02x', ip: %s, hostname: vm%d}\n", i>>8, i&255, reserved(i), i)
+	}
+	if _, err := h.feed(ctx, doc.String(), "apply", "-f", "-"); err != nil {
+		return s, err
+	}
+	if s.ours.guest, err = newGuest(ctx, h, "virbr0", "10.64.0.2/16", "10.64.0.1"); err != nil {
+		return s, err
+	}
+	p := &Host{dir: filepath.Join(b.scratch, "peer-"+name), tool: "true"} // nothing to talk to
+	s.peer = &server{Host: p, addr: gateway}
+	if err := os.MkdirAll(p.dir, 0o755); err != nil {
+		return s, err
+	}
+	p.start = p.dnsmasq
+	if err := p.boot(ctx, "peer-"+name, "ip link add virbr0 type bridge forward_delay 0; ip addr add 10.64.0.1/16 dev virbr0; ip link set virbr0 up"); err != nil {
+		return s, err
+	}
+	s.peer.guest, err = newGuest(ctx, p, "virbr0", "10.64.0.2/16", "10.64.0.1")
+	return s, err
+}
+
+func reserved(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 64, byte(8 + i>>8), byte(i)}) }
