@@ -247,7 +247,11 @@ func (d *running) follow(ctx context.Context) error {
 	}
 	go func() {
 		for e := range events {
-			d.hint(engine.Hint{Object: e.Link, Who: e.Who})
+			about := e.Link
+			if about == "" {
+				about = string(e.Kind)
+			}
+			d.hint(engine.Hint{Object: about, Who: e.Who})
 		}
 	}()
 	go d.followGuests(ctx)

@@ -180,6 +180,7 @@ var scenarios = []scenario{
 	{"start", []engine.Command{network("default", func(n *spec.Network) { n.Started = false })}, engine.StartNetwork{Name: "default"}},
 	{"remove", []engine.Command{network("default"), network("lab")}, engine.RemoveNetwork{Name: "lab"}},
 	{"another subnet", []engine.Command{network("default")}, engine.SetNetwork{Name: "default", Settings: map[string]string{"subnet": "10.77.0.0/16", "mtu": "1400"}}},
+	{"another gateway", []engine.Command{network("default")}, engine.SetNetwork{Name: "default", Settings: map[string]string{"subnet": "192.168.122.254/24"}}},
 	{"another mode", []engine.Command{network("default")}, engine.SetNetwork{Name: "default", Settings: map[string]string{"mode": "isolated", "ipv6": "off"}}},
 	{"reserve", []engine.Command{network("default")}, engine.Reserve{Name: "default", Reservation: spec.Reservation{MAC: "52:54:00:00:00:01", Addr: netip.MustParseAddr("192.168.122.9"), Hostname: "db"}}},
 	{"apply", []engine.Command{network("default"), network("lab")}, engine.ApplyDocument{Document: spec.Document{Networks: map[spec.NetworkName]spec.Network{

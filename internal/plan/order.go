@@ -41,13 +41,13 @@ func order(steps []Step) []Step {
 		switch {
 		case s.After != nil:
 			made = append(made, s)
-		case s.Key().Kind == host.KindElement, s.Key().Kind == host.KindTable && anew(steps, s.Key()):
+		case s.Key().Kind == host.KindElement, s.Key().Kind == host.KindTable && anew(steps, s.Key()), givesWay(s, steps):
 			dropped = append(dropped, s)
 		default:
 			gone = append(gone, s)
 		}
 	}
-	if !anyOf(made, host.KindElement) && len(gone) > 0 {
+	if !anyOf(made, host.KindElement) && !anyOf(dropped, host.KindAddress) && len(gone) > 0 {
 		// Nothing to collide with: rules outlive the links that they guard.
 		gone, dropped = append(gone, dropped...), nil
 	}
@@ -56,6 +56,21 @@ func order(steps []Step) []Step {
 	sortByRank(gone)
 	slices.Reverse(gone)
 	return slices.Concat(dropped, made, gone)
+}
+
+// givesWay says whether a step deletes an IPv4 address whose subnet gets another
+// address on the same link. It has to go first: made beside it, the new one
+// would be its secondary, which the kernel deletes together with its primary
+// (net/ipv4/devinet.c, __inet_del_ifa).
+func givesWay(s Step, steps []Step) bool {
+	old, ok := s.Before.(host.Address)
+	if !ok || s.After != nil || !old.Addr.Addr().Is4() {
+		return false
+	}
+	return slices.ContainsFunc(steps, func(o Step) bool {
+		fresh, ok := o.After.(host.Address)
+		return ok && o.Before == nil && fresh.Link == old.Link && fresh.Addr.Masked() == old.Addr.Masked()
+	})
 }
 
 // anew says whether the thing that a step deletes is made by another.

@@ -140,6 +140,17 @@ func TestASetThatChangesTypeTakesItsTableAlong(t *testing.T) {
 	}
 }
 
+func TestAnAddressGivesWayToAnotherOfItsSubnet(t *testing.T) {
+	other := host.Address{Link: "br", Addr: netip.MustParsePrefix("10.0.0.254/24")}
+	elsewhere := host.Address{Link: "br", Addr: netip.MustParsePrefix("10.0.1.1/24")}
+	if got := verbs(Diff(host.NewState(bridge, other), host.NewState(bridge, addr))); !slices.Equal(got, []string{"delete address br 10.0.0.1/24", "create address br 10.0.0.254/24"}) {
+		t.Errorf("same subnet: %q", got)
+	}
+	if got := verbs(Diff(host.NewState(bridge, elsewhere), host.NewState(bridge, addr))); !slices.Equal(got, []string{"create address br 10.0.1.1/24", "delete address br 10.0.0.1/24"}) {
+		t.Errorf("another subnet: %q", got)
+	}
+}
+
 func TestStepsSurviveJSON(t *testing.T) {
 	for _, s := range []Step{{After: bridge}, {Before: addr}, {Before: gate, After: host.Sysctl{Path: gate.Path, Value: "0"}}} {
 		b, err := json.Marshal(s)
