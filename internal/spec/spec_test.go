@@ -77,6 +77,7 @@ func TestValidateNamesTheFieldThatIsWrong(t *testing.T) {
 		}, "dhcp-range"},
 		"range with broadcast": {func(n *Network) { n.Subnets[0].Range.Last = addr("192.168.122.255") }, "dhcp-range"},
 		"lease time":           {func(n *Network) { n.Subnets[0].LeaseSeconds = 5 }, "lease-time"},
+		"uuid":                 {func(n *Network) { n.UUID = "DE36A9E2-f68e-82dd-b8fd-fc3197e1b4ae" }, "uuid"},
 		"user":                 {func(n *Network) { n.AllowUsers = []string{"a b"} }, "allow-users"},
 		"reserved outside":     {func(n *Network) { n.Reservations = []Reservation{{MAC: "52:54:00:00:00:01", Addr: addr("10.9.9.9")}} }, "ip"},
 		"reserved gateway": {func(n *Network) {

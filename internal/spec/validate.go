@@ -11,6 +11,9 @@ func (n Network) Validate() error {
 	if err := ValidateName(n.Name); err != nil {
 		return err
 	}
+	if n.UUID != "" && !isUUID(n.UUID) {
+		return invalid("uuid", "%q is not a UUID in lower case", n.UUID)
+	}
 	if n.Bridge != "" {
 		if err := ValidateInterface("bridge", n.Bridge); err != nil {
 			return err
@@ -204,6 +207,18 @@ func isLabel(s string) bool {
 		}
 	}
 	return true
+}
+
+// isUUID checks the form of RFC 9562, section 4, in lower case.
+func isUUID(s string) bool {
+	for i, c := range []byte(s) {
+		dash := i == 8 || i == 13 || i == 18 || i == 23
+		hex := c >= '0' && c <= '9' || c >= 'a' && c <= 'f'
+		if dash && c != '-' || !dash && !hex {
+			return false
+		}
+	}
+	return len(s) == 36
 }
 
 // IsLabel says whether s can be a guest's name: a lower-case host label.
