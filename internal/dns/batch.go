@@ -27,28 +27,23 @@ type mmsghdr struct {
 // batch is the room for packets in both directions. It is large, so idle sockets
 // hold none: it is taken when packets have arrived.
 type batch struct {
-	in, out         [batchSize]mmsghdr
-	inVec, outVec   [batchSize]unix.Iovec
-	from, to        [batchSize]unix.RawSockaddrInet6 // has room for IPv4 too
-	inData, outData [batchSize][packetSize]byte
-	sending         int
-	worker          worker
+	in     [batchSize]mmsghdr
+	inVec  [batchSize]unix.Iovec
+	from   [batchSize]unix.RawSockaddrInet6 // has room for IPv4 too
+	inData [batchSize][packetSize]byte
+	out    outgoing
+	worker worker
 }
 
 func newBatch() *batch {
 	b := new(batch)
 	for i := range batchSize {
-		b.inVec[i].Base, b.outVec[i].Base = &b.inData[i][0], &b.outData[i][0]
+		b.inVec[i].Base = &b.inData[i][0]
 		b.inVec[i].SetLen(packetSize)
-		for _, h := range []struct {
-			m    *mmsghdr
-			vec  *unix.Iovec
-			name *unix.RawSockaddrInet6
-		}{{&b.in[i], &b.inVec[i], &b.from[i]}, {&b.out[i], &b.outVec[i], &b.to[i]}} {
-			h.m.hdr.Iov = h.vec
-			h.m.hdr.SetIovlen(1)
-			h.m.hdr.Name = (*byte)(unsafe.Pointer(h.name))
-		}
+		h := &b.in[i].hdr
+		h.Iov = &b.inVec[i]
+		h.SetIovlen(1)
+		h.Name = (*byte)(unsafe.Pointer(&b.from[i]))
 	}
 	return b
 }
@@ -89,20 +84,7 @@ func newReceiver(raw syscall.RawConn, pool *sync.Pool) *receiver {
 		return true
 	}
 	r.transmit = func(fd uintptr) bool {
-		b := r.b
-		for sent := 0; sent < b.sending; {
-			n, _, errno := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.out[sent])), uintptr(b.sending-sent), unix.MSG_DONTWAIT, 0, 0)
-			switch errno {
-			case 0:
-				sent += int(n)
-			case unix.EINTR:
-			default:
-				// The packet cannot be sent: the client is gone or its queue full. It
-				// asks again; the others must not wait for it.
-				sent++
-			}
-		}
-		b.sending = 0
+		r.b.out.send(fd)
 		return true
 	}
 	return r
@@ -132,19 +114,17 @@ func (r *receiver) packet(i int) []byte {
 }
 
 // room is where the next answer is to be written.
-func (r *receiver) room() []byte { return r.b.outData[r.b.sending][:] }
+func (r *receiver) room() []byte { return r.b.out.data[r.b.out.n][:] }
 
-// put sends the n bytes in room to whoever sent packet i, with the next flush.
-func (r *receiver) put(i, n int) {
-	at := r.b.sending
-	r.b.to[at] = r.b.from[i]
-	r.b.out[at].hdr.Namelen = r.b.in[i].hdr.Namelen
-	r.b.outVec[at].SetLen(n)
-	r.b.sending++
+// put sends the size bytes in room to whoever sent packet i, with the next flush.
+func (r *receiver) put(i, size int) {
+	o := &r.b.out
+	o.to[o.n], o.toLen[o.n], o.size[o.n] = r.b.from[i], r.b.in[i].hdr.Namelen, size
+	o.n++
 }
 
 func (r *receiver) flush() error {
-	if r.b.sending == 0 {
+	if r.b.out.n == 0 {
 		return nil
 	}
 	return r.raw.Write(r.transmit)
