@@ -41,6 +41,18 @@ func (t taps) TapUsers(ctx context.Context) (map[string]engine.TapUser, error) {
 	return out, nil
 }
 
+func (t taps) Neighbours(ctx context.Context) ([]engine.Neighbour, error) {
+	seen, err := t.Host.Neighbours(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	var out []engine.Neighbour
+	for _, n := range seen {
+		out = append(out, engine.Neighbour{Link: n.Link, MAC: n.MAC, Addr: n.Addr})
+	}
+	return out, nil
+}
+
 func (t taps) Counters(context.Context) (map[string]engine.Counters, error) {
 	all, err := t.Host.Counters()
 	if err != nil {
@@ -138,7 +150,8 @@ func (d *running) servicesPID() int {
 // neighbourPause bounds how often the neighbour table is read.
 const neighbourPause = time.Second
 
-// followNeighbours tells DNS which IPv6 addresses guests use.
+// followNeighbours tells DNS which IPv6 addresses guests use, and the engine
+// who is behind ports that do not say.
 func (d *running) followNeighbours(ctx context.Context) {
 	ticker := time.NewTicker(neighbourPause)
 	defer ticker.Stop()
@@ -148,6 +161,9 @@ func (d *running) followNeighbours(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
+		}
+		if d.engine.Unlearnt() {
+			d.learn(ctx)
 		}
 		for _, n := range d.store.Document().Networks {
 			if _, six := n.Subnet6(); !six || !n.Started {
@@ -161,6 +177,18 @@ func (d *running) followNeighbours(ctx context.Context) {
 				last[n.Bridge] = list
 			}
 		}
+	}
+}
+
+// learn tells the engine which hardware addresses are behind ports that were
+// made without one.
+func (d *running) learn(ctx context.Context) {
+	learned, err := d.linux.Learned(ctx)
+	if err == nil {
+		err = d.engine.Learn(ctx, learned)
+	}
+	if err != nil {
+		d.log.Debug("who is behind ports", "err", err)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -50,6 +51,10 @@ type Taps interface {
 	OpenVhost(queues int) []*os.File
 	// TapUsers finds which process holds which tap.
 	TapUsers(ctx context.Context) (map[string]TapUser, error)
+	// Learned lists the hardware addresses that were seen behind each port.
+	Learned(ctx context.Context) (map[string][]string, error)
+	// Neighbours lists the addresses that the host saw on its links.
+	Neighbours(ctx context.Context) ([]Neighbour, error)
 	// Counters reads bytes and packets of all links.
 	Counters(ctx context.Context) (map[string]Counters, error)
 }
@@ -60,6 +65,12 @@ type TapUser struct {
 	Process string
 	// Guest is the name that the process was given for its guest (QEMU's -name).
 	Guest string
+}
+
+// Neighbour is an address that the host saw somebody use on a link.
+type Neighbour struct {
+	Link, MAC string
+	Addr      netip.Addr
 }
 
 // Counters of a link, from the host's side.

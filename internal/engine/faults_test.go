@@ -153,6 +153,8 @@ func (f *fakeTaps) OpenVhost(int) []*os.File { return nil }
 func (f *fakeTaps) TapUsers(context.Context) (map[string]engine.TapUser, error) {
 	return nil, nil
 }
+func (f *fakeTaps) Learned(context.Context) (map[string][]string, error)         { return nil, nil }
+func (f *fakeTaps) Neighbours(context.Context) ([]engine.Neighbour, error)       { return nil, nil }
 func (f *fakeTaps) Counters(context.Context) (map[string]engine.Counters, error) { return nil, nil }
 
 // scenario is a change to be made on a host that has others behind it.

@@ -24,6 +24,14 @@ func (e *Engine) View(ctx context.Context) (View, error) {
 	if err != nil {
 		return View{}, fmt.Errorf("read counters: %w", err)
 	}
+	learned, err := e.Taps.Learned(ctx)
+	if err != nil {
+		return View{}, fmt.Errorf("see who is behind taps: %w", err)
+	}
+	neighbours, err := e.Taps.Neighbours(ctx)
+	if err != nil {
+		return View{}, fmt.Errorf("see who is on bridges: %w", err)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	doc := e.Store.Document()
@@ -42,8 +50,14 @@ func (e *Engine) View(ctx context.Context) (View, error) {
 		return !there
 	})
 	v.Ports = e.portsSeen(doc, facts.Seen, users, counters)
+	for i, p := range v.Ports {
+		if macs := learned[p.Tap]; p.MAC == "" && len(macs) == 1 {
+			v.Ports[i].MAC = macs[0]
+		}
+	}
 	v.Leases = nameLeases(v.Leases, v.Ports, doc)
 	fillAddresses(v.Ports, v.Leases, doc)
+	addNeighbours(v.Ports, neighbours)
 	d, err := e.planFor(ctx, e.without(doc, e.held), facts)
 	var missing []plan.Step
 	if err != nil {
@@ -214,6 +228,17 @@ func fillAddresses(ports []Port, leases []Lease, doc spec.Document) {
 	}
 	for i, p := range ports {
 		ports[i].Addresses = addrs[string(p.Network)+" "+p.MAC]
+	}
+}
+
+// addNeighbours adds the IPv6 addresses that guests were seen to use.
+func addNeighbours(ports []Port, neighbours []Neighbour) {
+	for i, p := range ports {
+		for _, n := range neighbours {
+			if n.Link == p.Bridge && n.MAC == p.MAC && n.Addr.Is6() && n.Addr.IsGlobalUnicast() {
+				ports[i].Addresses = append(ports[i].Addresses, n.Addr.String())
+			}
+		}
 	}
 }
 

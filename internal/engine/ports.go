@@ -221,6 +221,46 @@ func (e *Engine) openFreeTap(p *host.Port, r PortRequest) ([]*os.File, error) {
 	return nil, fmt.Errorf("no free name for a tap: %w", spec.ErrInUse)
 }
 
+// Unlearnt says whether there are ports whose guest's hardware address is not
+// known yet.
+func (e *Engine) Unlearnt() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, p := range e.live {
+		if p.MAC == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// Learn completes ports that were made without a hardware address, such as
+// those of the bridge helper: with the one address seen behind the tap, the
+// guest can be named in DNS.
+func (e *Engine) Learn(ctx context.Context, learned map[string][]string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for tap, macs := range learned {
+		p, ours := e.live[tap]
+		if !ours || p.MAC != "" || len(macs) != 1 {
+			continue
+		}
+		p.MAC = macs[0]
+		if err := e.Ports.Save(p); err != nil {
+			return err
+		}
+		e.live[tap] = p
+		if p.Guest == "" {
+			continue
+		}
+		name := host.Guest{Bridge: p.Bridge, MAC: p.MAC, Name: p.Guest}
+		if err := e.Host.Apply(ctx, []plan.Step{{After: name}}); err != nil {
+			return fmt.Errorf("name the guest behind %s: %w", tap, err)
+		}
+	}
+	return nil
+}
+
 // unplug takes all of the ports away together: rules, names and, where they
 // are still there, taps.
 func (e *Engine) unplug(ctx context.Context, ports []host.Port) error {
@@ -322,6 +362,6 @@ func nameOr(name, other string) string {
 func portView(p host.Port) Port {
 	return Port{
 		Network: spec.NetworkName(p.Network), Bridge: p.Bridge, Tap: p.Tap, Guest: nameOr(p.Guest, p.Tap),
-		MAC: p.MAC, Made: p.Made, Owner: p.Owner,
+		MAC: p.MAC, Made: p.Made, Owner: p.Owner, Since: p.Since,
 	}
 }

@@ -91,6 +91,8 @@ type Port struct {
 	Made string
 	// Owner is the user id that the port belongs to; -1 for none.
 	Owner int
+	// Since is when the port was made, in seconds since 1970; 0 if unknown.
+	Since int64
 	// PID and Process hold the tap open; 0 and "" if nobody does.
 	PID     int
 	Process string

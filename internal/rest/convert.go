@@ -130,7 +130,12 @@ func guestsOf(ports []engine.Port) []api.Guest {
 			g = &api.Guest{Name: name}
 			byName[name] = g
 		}
-		g.NICs = append(g.NICs, api.GuestNIC{Network: string(p.Network), Bridge: p.Bridge, Tap: p.Tap, MAC: p.MAC, Addresses: list(p.Addresses)})
+		nic := api.GuestNIC{Network: string(p.Network), Bridge: p.Bridge, Tap: p.Tap, MAC: p.MAC, Addresses: list(p.Addresses)}
+		if p.Since != 0 {
+			at := time.Unix(p.Since, 0).UTC()
+			nic.Since = &at
+		}
+		g.NICs = append(g.NICs, nic)
 	}
 	out := []api.Guest{}
 	for _, g := range byName {

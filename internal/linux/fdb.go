@@ -1,0 +1,64 @@
+package linux
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"net"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// stateNoARP marks forwarding entries that somebody set by hand (NUD_NOARP).
+const stateNoARP = 0x40
+
+// Learned lists, by bridge port, the hardware addresses that bridges have learnt
+// behind it (the forwarding database, as `bridge fdb show` has it), in no order.
+// A port's own address is not among them.
+func (h *Host) Learned(ctx context.Context) (map[string][]string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	links, err := h.rtnl.links(false)
+	if err != nil {
+		return nil, err
+	}
+	names := make(map[int]string, len(links))
+	for _, l := range links {
+		names[l.index] = l.Name
+	}
+	header := make([]byte, unix.SizeofNdMsg)
+	header[0] = unix.AF_BRIDGE
+	msgs, err := h.rtnl.dump(unix.RTM_GETNEIGH, header, nil)
+	if err != nil {
+		return nil, fmt.Errorf("list what bridges learnt: %w", err)
+	}
+	out := map[string][]string{}
+	for _, m := range msgs {
+		if len(m.Data) < unix.SizeofNdMsg {
+			return nil, fmt.Errorf("list what bridges learnt: message of %d bytes is cut short", len(m.Data))
+		}
+		var mac string
+		var behindBridge bool
+		err := decode(m.Data, unix.SizeofNdMsg, func(ad *netlink.AttributeDecoder) {
+			switch ad.Type() {
+			case unix.NDA_LLADDR:
+				if b := ad.Bytes(); len(b) == 6 {
+					mac = net.HardwareAddr(b).String()
+				}
+			case unix.NDA_MASTER:
+				behindBridge = true
+			}
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list what bridges learnt: %w", err)
+		}
+		state := binary.NativeEndian.Uint16(m.Data[8:])
+		port := names[int(binary.NativeEndian.Uint32(m.Data[4:]))]
+		if mac != "" && behindBridge && port != "" && state&(statePermanent|stateNoARP) == 0 {
+			out[port] = append(out[port], mac)
+		}
+	}
+	return out, nil
+}
