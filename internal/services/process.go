@@ -11,6 +11,7 @@
 package services
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -406,7 +408,10 @@ func (p *Process) nameLease(bridge string, l dhcp.Lease) {
 
 // renameLeases puts all leases of a network into DNS, or takes them out.
 func (p *Process) renameLeases(network, bridge string, in bool) {
-	for _, l := range p.leases.Network(network) {
+	leases := p.leases.Network(network)
+	// The first to claim a name keeps it, over a restart too.
+	slices.SortFunc(leases, func(a, b dhcp.Lease) int { return cmp.Compare(a.Expires, b.Expires) })
+	for _, l := range leases {
 		if in {
 			p.nameLease(bridge, l)
 		} else if l.MAC != "" {
