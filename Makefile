@@ -1,6 +1,7 @@
 # make            build ./drawbridge
 # sudo make demo  tell the story with two real guests, in namespaces of its own
 # sudo make test  everything that CI runs
+# sudo make test-hosts  whole hosts under systemd, in containers
 # make bench      measure beside the peer, write docs/bench.md
 # sudo make install | uninstall, make deb
 
@@ -12,11 +13,14 @@ GOFLAGS_BUILD = -trimpath -ldflags '-s -w -X main.release=$(VERSION)'
 
 bindir  = $(PREFIX)/bin
 libexec = $(PREFIX)/lib/drawbridge
-man     = $(PREFIX)/share/man/man1
-unitdir = $(if $(filter /usr,$(PREFIX)),/lib/systemd/system,/etc/systemd/system)
+man     = $(PREFIX)/share/man/man8
+bash    = $(PREFIX)/share/bash-completion/completions
+zsh     = $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
+fish    = $(PREFIX)/share/fish/vendor_completions.d
+unitdir = $(if $(filter /usr,$(PREFIX)),/usr/lib/systemd/system,/etc/systemd/system)
 sysusers = $(if $(filter /usr,$(PREFIX)),/usr/lib/sysusers.d,/etc/sysusers.d)
 
-.PHONY: all build demo test bench install uninstall deb clean fuzz
+.PHONY: all build demo test test-hosts bench install uninstall deb clean fuzz
 
 all: build
 
@@ -33,42 +37,49 @@ test:
 	@scripts/install-packages build test
 	@scripts/test
 
+# Whole hosts under systemd, in containers: install, upgrade, reboot, remove.
+test-hosts:
+	@scripts/install-packages build test hosts
+	@CI=true $(GO) test -count=1 -timeout 10m -v ./test/hosts/
+
 bench:
 	@scripts/install-packages build test bench
 	$(GO) run ./test/bench
 
 install: build
-	install -D -m 755 drawbridge $(DESTDIR)$(bindir)/drawbridge
-	install -d $(DESTDIR)$(libexec)
-	ln -sf $(bindir)/drawbridge $(DESTDIR)$(libexec)/drawbridge-bridge-helper
-	install -d $(DESTDIR)$(man) $(DESTDIR)$(unitdir)
-	./drawbridge man $(DESTDIR)$(man)
-	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	./drawbridge completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/drawbridge
-	./drawbridge completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_drawbridge
-	./drawbridge completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/drawbridge.fish
-	sed 's|@bindir@|$(bindir)|g' packaging/drawbridge.service > $(DESTDIR)$(unitdir)/drawbridge.service
-	sed 's|@bindir@|$(bindir)|g' packaging/drawbridge-guests.service > $(DESTDIR)$(unitdir)/drawbridge-guests.service
-	install -D -m 644 packaging/sysusers.conf $(DESTDIR)$(sysusers)/drawbridge.conf
+	@umask 022; set -e; d='$(DESTDIR)'; \
+	install -D -m 755 drawbridge "$$d$(bindir)/drawbridge"; \
+	install -d "$$d$(libexec)" "$$d$(man)" "$$d$(unitdir)" "$$d$(bash)" "$$d$(zsh)" "$$d$(fish)"; \
+	ln -sfr "$$d$(bindir)/drawbridge" "$$d$(libexec)/drawbridge-bridge-helper"; \
+	./drawbridge man "$$d$(man)"; \
+	./drawbridge completion bash > "$$d$(bash)/drawbridge"; \
+	./drawbridge completion zsh > "$$d$(zsh)/_drawbridge"; \
+	./drawbridge completion fish > "$$d$(fish)/drawbridge.fish"; \
+	for unit in drawbridge drawbridge-guests; do \
+	  sed 's|@bindir@|$(bindir)|g' packaging/$$unit.service > "$$d$(unitdir)/$$unit.service"; done; \
+	sed 's|@bindir@|$(bindir)|g' packaging/take-back > "$$d$(libexec)/take-back"; \
+	chmod 755 "$$d$(libexec)/take-back"; \
+	install -D -m 644 packaging/sysusers.conf "$$d$(sysusers)/drawbridge.conf"
 	@if [ -z "$(DESTDIR)" ]; then systemd-sysusers $(sysusers)/drawbridge.conf; \
-	  if [ -d /run/systemd/system ]; then systemctl daemon-reload; echo "installed; now: systemctl enable --now drawbridge"; fi; fi
+	  if [ -d /run/systemd/system ]; then systemctl daemon-reload; \
+	    systemctl try-restart drawbridge-guests drawbridge; fi; \
+	  echo "installed; now: systemctl enable --now drawbridge"; fi
 
-# Takes back everything that install and the daemon did, networks included; the
-# state directory stays unless PURGE=1.
+# Takes back everything that install and the daemon did, networks included. It is
+# refused with the guests' names while guests are plugged in, unless CUT_GUESTS=1;
+# the state directories stay unless PURGE=1.
 uninstall:
-	@if [ -z "$(DESTDIR)" ] && [ -d /run/systemd/system ]; then \
-	  if systemctl is-active -q drawbridge; then $(bindir)/drawbridge down --cut-guests || exit 1; fi; \
-	  systemctl disable --now drawbridge drawbridge-guests 2>/dev/null || true; fi
-	rm -f $(DESTDIR)$(bindir)/drawbridge $(DESTDIR)$(unitdir)/drawbridge.service $(DESTDIR)$(unitdir)/drawbridge-guests.service
-	rm -rf $(DESTDIR)$(libexec)
-	rm -f $(DESTDIR)$(man)/drawbridge.1 $(DESTDIR)$(man)/drawbridge-*.1 $(DESTDIR)$(sysusers)/drawbridge.conf
-	rm -f $(DESTDIR)$(PREFIX)/share/bash-completion/completions/drawbridge $(DESTDIR)$(PREFIX)/share/zsh/vendor-completions/_drawbridge $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/drawbridge.fish
-	@if [ -z "$(DESTDIR)" ]; then \
+	@if [ -z "$(DESTDIR)" ] && [ -x "$(libexec)/take-back" ]; then "$(libexec)/take-back" $(if $(CUT_GUESTS),--cut-guests); fi
+	@set -e; d='$(DESTDIR)'; \
+	rm -f "$$d$(bindir)/drawbridge" "$$d$(unitdir)/drawbridge.service" "$$d$(unitdir)/drawbridge-guests.service" \
+	  "$$d$(man)/drawbridge.8" "$$d$(man)"/drawbridge-*.8 "$$d$(sysusers)/drawbridge.conf" \
+	  "$$d$(bash)/drawbridge" "$$d$(zsh)/_drawbridge" "$$d$(fish)/drawbridge.fish"; \
+	rm -rf "$$d$(libexec)"
+	@set -e; if [ -z "$(DESTDIR)" ]; then \
 	  if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi; \
-	  for u in drawbridge-guests; do if id -u $$u >/dev/null 2>&1; then userdel $$u; fi; done; \
+	  sh packaging/deb/postrm remove; \
 	  if getent group drawbridge >/dev/null; then groupdel drawbridge; fi; \
-	  rm -rf /run/drawbridge /run/drawbridge-guests; \
-	  if [ -n "$(PURGE)" ]; then rm -rf /var/lib/drawbridge /var/lib/drawbridge-guests; fi; fi
+	  if [ -n "$(PURGE)" ]; then sh packaging/deb/postrm purge; fi; fi
 
 deb: build
 	scripts/deb $(VERSION)

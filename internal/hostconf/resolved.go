@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -132,7 +133,10 @@ func (r *Resolved) connect() (*dbus.Conn, error) {
 	return conn, nil
 }
 
-// Available says whether systemd-resolved runs just now. It does not start it.
+// Available says whether systemd-resolved runs just now and has our links: a
+// daemon in a network namespace of its own can reach the host's bus, and the
+// same index is another link there. Where that cannot be told it says no. It does
+// not start resolved.
 func (r *Resolved) Available(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -140,9 +144,20 @@ func (r *Resolved) Available(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
-	var there bool
-	err = conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.NameHasOwner", 0, resolvedName).Store(&there)
-	return err == nil && there
+	var pid uint32
+	err = conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetConnectionUnixProcessID", 0, resolvedName).Store(&pid)
+	return err == nil && sharesNetwork(pid)
+}
+
+// sharesNetwork says whether a process is in our network namespace; no, if it
+// may not be looked at.
+func sharesNetwork(pid uint32) bool {
+	ours, err := os.Stat("/proc/self/ns/net")
+	if err != nil {
+		return false
+	}
+	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", pid))
+	return err == nil && os.SameFile(ours, theirs)
 }
 
 // Observe reads the entries of links. An entry that is not in all points as

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -71,6 +72,7 @@ func findResolved() error {
 type testHost struct {
 	bus      string
 	resolved *exec.Cmd
+	flags    uintptr // of clone(2), for resolved
 }
 
 func run(t *testing.T, name string, args ...string) string {
@@ -165,7 +167,7 @@ func (h *testHost) start(t *testing.T) {
 	h.resolved = exec.Command(filepath.Join(resolvedIn, "lib/systemd/systemd-resolved"))
 	h.resolved.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+h.bus, "SYSTEMD_LOG_LEVEL=warning")
 	h.resolved.Stderr = os.Stderr
-	h.resolved.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	h.resolved.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: h.flags}
 	conn, err := dbus.Connect(h.bus)
 	if err != nil {
 		t.Fatal(err)
@@ -204,7 +206,9 @@ func (h *testHost) stop() {
 // resolvectl is the second opinion.
 func (h *testHost) resolvectl(t *testing.T, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(resolvedIn, "usr/bin/resolvectl"), args...)
+	// It asks about the links that it sees itself.
+	args = append([]string{"--net", "--target", strconv.Itoa(h.resolved.Process.Pid), filepath.Join(resolvedIn, "usr/bin/resolvectl")}, args...)
+	cmd := exec.Command("nsenter", args...)
 	cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+h.bus)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -407,5 +411,29 @@ func TestHostResolvesGuests(t *testing.T) {
 		if strings.HasSuffix(strings.ToLower(name), "default.internal.") {
 			t.Errorf("the outside was asked for %s", name)
 		}
+	}
+}
+
+// A daemon in a network namespace reaches the host's resolved, which has other
+// links of the same numbers: it must leave them alone.
+func TestResolvedOfAnotherNetwork(t *testing.T) {
+	h := newTestHost(t)
+	h.flags = syscall.CLONE_NEWNET
+	h.start(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	r := NewResolved(h.bus)
+	defer r.Close()
+	if r.Available(ctx) {
+		t.Error("resolved of another network namespace is taken for ours")
+	}
+	wantSeen(t, r)
+	// Its link 1 is as good as ours: without the check this would set it.
+	r.link = func(string) (int, error) { return 1, nil }
+	if err := r.Apply(ctx, []plan.Step{{After: entry}}); err == nil {
+		t.Error("an entry was set in another network namespace")
+	}
+	if out := h.resolvectl(t, "domain"); strings.Contains(out, entry.Domain) {
+		t.Errorf("resolved was changed:\n%s", out)
 	}
 }
