@@ -169,7 +169,7 @@ orphans: 0
 rejected leases: 0
 `
 	r, err := parsePerfdhcp(text)
-	if err != nil || r.perSecond != 249.5 || r.sent != 1998 || r.lost != 10 {
+	if err != nil || r.leases != 988 || r.sent != 1998 || r.lost != 10 {
 		t.Errorf("%+v, %v", r, err)
 	}
 	if _, err := parsePerfdhcp("usage"); err == nil {

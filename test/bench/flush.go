@@ -55,7 +55,7 @@ func runFlush(ctx context.Context, b *Bench) (err error) {
 			}
 			s.Took(took)
 			// A program that flushes again and again is met by waiting; here it is to be a new event.
-			if err := sleep(ctx, 3*time.Second); err != nil {
+			if err := sleep(ctx, 2*time.Second); err != nil {
 				return err
 			}
 		}

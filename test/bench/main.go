@@ -19,6 +19,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"drawbridge/internal/nettest/dnsload"
 )
 
 // Group is what is measured together, on the same hosts.
@@ -92,6 +94,7 @@ func (b *Bench) add(r Row) {
 }
 
 func main() {
+	dnsload.Child()
 	switch os.Getenv(roleEnv) {
 	case "init":
 		os.Exit(beInit())

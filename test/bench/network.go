@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 )
 
 func networkGroup() Group {
@@ -36,7 +37,7 @@ func runNetwork(ctx context.Context, b *Bench) (err error) {
 		}
 		defer func() { err = errors.Join(err, legacy.Close()) }()
 		if out, err := legacy.node.Run(ctx, "iptables", "-V"); err == nil {
-			b.say("a second peer uses %s", out)
+			b.say("a second peer uses %s", strings.TrimSpace(out))
 			peers = append(peers, legacy)
 		}
 	}
@@ -47,7 +48,12 @@ func runNetwork(ctx context.Context, b *Bench) (err error) {
 	}
 	var create, again, stop Series
 	start, destroy := make([]Series, len(peers)), make([]Series, len(peers))
-	for range b.runs(15, 2) {
+	for round := range 1 + b.runs(15, 2) {
+		if round == 1 { // the first warms caches
+			create, again, stop = Series{}, Series{}, Series{}
+			clear(start)
+			clear(destroy)
+		}
 		for i, p := range peers {
 			if err := timed(ctx, p, []string{"net-start", "n0"}, &start[i]); err != nil {
 				return err

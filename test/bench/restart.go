@@ -62,7 +62,7 @@ func runRestart(ctx context.Context, b *Bench) error {
 	b.add(Row{
 		Work: fmt.Sprintf("packets lost over restarts, %d networks, %d ports", n, n*perNetwork),
 		Ours: o.lost, Peer: p.lost, Target: none(Packets),
-		Notes: []string{fmt.Sprintf("ours: %s of them with %d restarts; the peer: %s with %d restarts", o.sent, len(o.ready.Values), p.sent, len(p.ready.Values))},
+		Notes: []string{fmt.Sprintf("ours: %s, with %d restarts; the peer: %s, with %d restarts", o.sent, len(o.ready.Values), p.sent, len(p.ready.Values))},
 	})
 	b.add(Row{Work: "from start until it answers", Ours: o.ready, Peer: p.ready})
 	return nil

@@ -26,6 +26,10 @@ type Load struct {
 	Clients int
 	// First is the number of the first of them; the number decides the MAC.
 	First int
+	// Broadcast asks for answers by broadcast (RFC 2131, section 2, flag B). A
+	// server that answers by unicast through the kernel needs a neighbour entry
+	// for each guest, of which Linux keeps 1024 unless told otherwise.
+	Broadcast bool
 	// InFlight is how many of them wait for an answer at one time.
 	InFlight int
 	// Duration ends the run, or Exchanges does, whichever comes first; 0 is no limit.
@@ -164,8 +168,15 @@ func (r *run) begin(s *slot) error {
 	*s = slot{guest: r.load.First + r.next, xid: r.xid, began: time.Now()}
 	r.next = (r.next + 1) % r.load.Clients
 	r.byXID[s.xid] = s
-	s.message = discover(s.guest, s.xid)
+	s.message = r.flagged(discover(s.guest, s.xid))
 	return r.send(s)
+}
+
+func (r *run) flagged(message []byte) []byte {
+	if r.load.Broadcast {
+		message[dhcpOff+10] |= 0x80
+	}
+	return message
 }
 
 func (r *run) send(s *slot) error {
@@ -202,7 +213,7 @@ func (r *run) receive(frame []byte) error {
 	switch {
 	case m.kind == offerType && !s.asking:
 		s.asking = true
-		s.message = request(s.guest, s.xid, m.addr, m.server)
+		s.message = r.flagged(request(s.guest, s.xid, m.addr, m.server))
 		return r.send(s)
 	case m.kind == ackType && s.asking:
 		r.latencies = append(r.latencies, time.Since(s.began))
