@@ -8,6 +8,8 @@
 PREFIX  ?= /usr/local
 DESTDIR ?=
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# The program that is built and installed.
+BIN     ?= drawbridge
 GO      ?= $(shell command -v go || echo /usr/local/go/bin/go)
 GOFLAGS_BUILD = -trimpath -ldflags '-s -w -X main.release=$(VERSION)'
 
@@ -25,7 +27,7 @@ sysusers = $(if $(filter /usr,$(PREFIX)),/usr/lib/sysusers.d,/etc/sysusers.d)
 all: build
 
 build:
-	CGO_ENABLED=0 $(GO) build $(GOFLAGS_BUILD) -o drawbridge ./cmd/drawbridge
+	CGO_ENABLED=0 $(GO) build $(GOFLAGS_BUILD) -o $(BIN) ./cmd/drawbridge
 
 demo:
 	@scripts/install-packages build demo
@@ -40,21 +42,21 @@ test:
 # Whole hosts under systemd, in containers: install, upgrade, reboot, remove.
 test-hosts:
 	@scripts/install-packages build test hosts
-	@CI=true $(GO) test -count=1 -timeout 10m -v ./test/hosts/
+	@DRAWBRIDGE_HOSTS=1 CI=true $(GO) test -count=1 -timeout 10m -v ./test/hosts/
 
 bench:
 	@scripts/install-packages build test bench
 	$(GO) run ./test/bench
 
 install: build
-	@umask 022; set -e; d='$(DESTDIR)'; \
-	install -D -m 755 drawbridge "$$d$(bindir)/drawbridge"; \
+	@umask 022; set -e; d='$(DESTDIR)' b=$$(realpath '$(BIN)'); \
+	install -D -m 755 "$$b" "$$d$(bindir)/drawbridge"; \
 	install -d "$$d$(libexec)" "$$d$(man)" "$$d$(unitdir)" "$$d$(bash)" "$$d$(zsh)" "$$d$(fish)"; \
 	ln -sfr "$$d$(bindir)/drawbridge" "$$d$(libexec)/drawbridge-bridge-helper"; \
-	./drawbridge man "$$d$(man)"; \
-	./drawbridge completion bash > "$$d$(bash)/drawbridge"; \
-	./drawbridge completion zsh > "$$d$(zsh)/_drawbridge"; \
-	./drawbridge completion fish > "$$d$(fish)/drawbridge.fish"; \
+	"$$b" man "$$d$(man)"; \
+	"$$b" completion bash > "$$d$(bash)/drawbridge"; \
+	"$$b" completion zsh > "$$d$(zsh)/_drawbridge"; \
+	"$$b" completion fish > "$$d$(fish)/drawbridge.fish"; \
 	for unit in drawbridge drawbridge-guests; do \
 	  sed 's|@bindir@|$(bindir)|g' packaging/$$unit.service > "$$d$(unitdir)/$$unit.service"; done; \
 	sed 's|@bindir@|$(bindir)|g' packaging/take-back > "$$d$(libexec)/take-back"; \
@@ -81,8 +83,8 @@ uninstall:
 	  if getent group drawbridge >/dev/null; then groupdel drawbridge; fi; \
 	  if [ -n "$(PURGE)" ]; then sh packaging/deb/postrm purge; fi; fi
 
-deb: build
-	scripts/deb $(VERSION)
+deb:
+	@scripts/deb $(VERSION)
 
 # Longer runs of every fuzzer than make test does.
 fuzz:
