@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -54,8 +55,7 @@ type Process struct {
 // bridge holds what runs on one bridge.
 type bridge struct {
 	index int
-	// loops end, and close their sockets, before their function returns.
-	loops map[Role]func()
+	loops map[Role]running
 }
 
 // LeaseFile is the name of the lease file in the process's state directory.
@@ -195,7 +195,7 @@ func (p *Process) take(ctx context.Context, set socketSet, files []*os.File) err
 	}
 	b := p.bridges[set.Bridge]
 	if b == nil {
-		b = &bridge{loops: map[Role]func(){}}
+		b = &bridge{loops: map[Role]running{}}
 		p.bridges[set.Bridge] = b
 	}
 	b.index = set.Index
@@ -214,15 +214,9 @@ func (p *Process) take(ctx context.Context, set socketSet, files []*os.File) err
 			continue
 		}
 		p.release(set.Bridge, []Role{role})
-		ctx, cancel := context.WithCancel(ctx)
-		ended := make(chan struct{})
-		b.loops[role] = func() { cancel(); <-ended }
-		go func() {
-			defer close(ended)
-			if err := loop(ctx); err != nil && ctx.Err() == nil {
-				p.log.Warn("service ended", "bridge", set.Bridge, "service", role, "err", err)
-			}
-		}()
+		b.loops[role] = run(ctx, loop, func(err error) {
+			p.log.Warn("service ended", "bridge", set.Bridge, "service", role, "err", err)
+		})
 	}
 	return errors.Join(errs...)
 }
@@ -274,22 +268,27 @@ var rolesOf = map[host.Kind][]Role{
 }
 
 func (p *Process) apply(ctx context.Context, steps []plan.Step) error {
+	var over []running
+	defer func() { end(over) }()
 	for _, s := range steps {
-		if err := p.applyOne(ctx, s); err != nil {
+		loops, err := p.applyOne(ctx, s)
+		over = append(over, loops...)
+		if err != nil {
 			return fmt.Errorf("%s %s: %w", s.Verb(), s.Key(), err)
 		}
 	}
 	return nil
 }
 
-func (p *Process) applyOne(ctx context.Context, s plan.Step) error {
+// applyOne does a step and returns the loops that are to end with it.
+func (p *Process) applyOne(ctx context.Context, s plan.Step) ([]running, error) {
 	one := []plan.Step{s}
 	name := ""
 	switch r := firstOf(s.After, s.Before).(type) {
 	case host.Pool:
 		name = r.Bridge
 		if err := p.dhcp.Apply(s); err != nil {
-			return err
+			return nil, err
 		}
 		delete(p.bridgeOf, r.Network)
 		if s.After != nil {
@@ -297,24 +296,28 @@ func (p *Process) applyOne(ctx context.Context, s plan.Step) error {
 		}
 		p.renameLeases(r.Network, r.Bridge, s.After != nil)
 	case host.Reservation, host.Guest:
-		return errors.Join(p.dhcp.Apply(s), p.dns.Apply(ctx, one))
+		return nil, errors.Join(p.dhcp.Apply(s), p.dns.Apply(ctx, one))
 	case host.Zone:
 		name = r.Bridge
 		if err := p.dns.Apply(ctx, one); err != nil {
-			return err
+			return nil, err
 		}
 	case host.Router:
 		name = r.Bridge
 		if err := p.ra.Apply(s); err != nil {
-			return err
+			return nil, err
 		}
 	default:
-		return fmt.Errorf("not a guest service")
+		return nil, fmt.Errorf("not a guest service")
 	}
-	if s.After == nil {
-		p.endLoops(name, rolesOf[s.Key().Kind])
+	if s.After != nil {
+		return nil, nil
 	}
-	return nil
+	over := p.takeOut(name, rolesOf[s.Key().Kind])
+	if b := p.bridges[name]; b != nil && len(b.loops) == 0 {
+		delete(p.bridges, name)
+	}
+	return over, nil
 }
 
 func firstOf(a, b host.Resource) host.Resource {
@@ -324,35 +327,32 @@ func firstOf(a, b host.Resource) host.Resource {
 	return b
 }
 
-func (p *Process) endLoops(name string, roles []Role) {
-	p.release(name, roles)
-	if b := p.bridges[name]; b != nil && len(b.loops) == 0 {
-		delete(p.bridges, name)
-	}
-}
+// release ends loops and waits until their sockets are closed.
+func (p *Process) release(name string, roles []Role) { end(p.takeOut(name, roles)) }
 
-// release ends loops and waits until their sockets are closed, so that new ones
-// can be bound to the same addresses.
-func (p *Process) release(name string, roles []Role) {
+// takeOut forgets loops and returns those that ran.
+func (p *Process) takeOut(name string, roles []Role) []running {
+	var loops []running
 	if b := p.bridges[name]; b != nil {
 		for _, role := range roles {
-			if end := b.loops[role]; end != nil {
-				end()
+			if l, runs := b.loops[role]; runs {
+				loops = append(loops, l)
 				delete(b.loops, role)
 			}
 		}
 	}
+	return loops
 }
 
 func (p *Process) endAll() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for name, b := range p.bridges {
-		for _, end := range b.loops {
-			end()
-		}
-		delete(p.bridges, name)
+	var loops []running
+	for _, b := range p.bridges {
+		loops = slices.AppendSeq(loops, maps.Values(b.loops))
 	}
+	clear(p.bridges)
+	end(loops)
 }
 
 // observe returns everything that is served.
