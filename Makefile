@@ -36,13 +36,13 @@ demo:
 	@.cache/demo --drawbridge ./drawbridge
 
 test:
-	@scripts/install-packages build test
+	@scripts/install-packages build test hosts
 	@scripts/test
 
 # Whole hosts under systemd, in containers: install, upgrade, reboot, remove.
 test-hosts:
 	@scripts/install-packages build test hosts
-	@DRAWBRIDGE_HOSTS=1 CI=true $(GO) test -count=1 -timeout 10m -v ./test/hosts/
+	@DRAWBRIDGE_HOSTS=1 $(GO) test -count=1 -timeout 10m -v ./test/hosts/
 
 bench:
 	@scripts/install-packages build test bench

@@ -4,29 +4,83 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/godbus/dbus/v5"
 )
 
-// systemdSocket is systemd's own end of the bus: for root, and there also where
-// no bus daemon is installed or it is restarting.
-const systemdSocket = "unix:path=/run/systemd/private"
+const (
+	// systemdSocket is systemd's own end of the bus: for root, and there also
+	// where no bus daemon is installed or it is restarting.
+	systemdSocket = "unix:path=/run/systemd/private"
+	systemdName   = "org.freedesktop.systemd1"
+)
 
-// StartUnit asks systemd to start a unit, or to leave it running (job mode
-// "replace", org.freedesktop.systemd1(5)). It returns when the job is queued, not
-// when the unit is up.
+// startPatience bounds how long a unit may take to come up.
+const startPatience = 10 * time.Second
+
+// StartUnit has systemd start a unit, or leave it running (job mode "replace",
+// org.freedesktop.systemd1(5)), and waits until it is up. A unit that fails, is
+// masked, or is not started any more because it failed too often, is an error at
+// once.
 func StartUnit(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
 	conn, err := systemd(ctx)
 	if err != nil {
 		return fmt.Errorf("start unit %s: %w", name, err)
 	}
 	defer conn.Close()
-	call := conn.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1").
-		CallWithContext(ctx, "org.freedesktop.systemd1.Manager.StartUnit", 0, name, "replace")
-	if call.Err != nil {
-		return fmt.Errorf("start unit %s: %w", name, call.Err)
+	manager := conn.Object(systemdName, "/org/freedesktop/systemd1")
+	if err := manager.CallWithContext(ctx, systemdName+".Manager.StartUnit", 0, name, "replace").Err; err != nil {
+		return fmt.Errorf("start unit %s: %w", name, err)
 	}
-	return nil
+	var path dbus.ObjectPath
+	if err := manager.CallWithContext(ctx, systemdName+".Manager.LoadUnit", 0, name).Store(&path); err != nil {
+		return fmt.Errorf("start unit %s: %w", name, err)
+	}
+	unit := conn.Object(systemdName, path)
+	for {
+		state, busy, err := unitState(ctx, unit)
+		switch {
+		case err != nil:
+			return fmt.Errorf("start unit %s: %w", name, err)
+		case state == "active":
+			return nil
+		case !busy && state != "activating":
+			return fmt.Errorf("start unit %s: it is %s; see: systemctl status %s", name, state, name)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("start unit %s: it is %s: %w", name, state, ctx.Err())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// unitState reads a unit's ActiveState, and whether a job for it waits or runs;
+// only without one the state is the outcome.
+func unitState(ctx context.Context, unit dbus.BusObject) (state string, busy bool, err error) {
+	get := func(property string, value any) error {
+		var v dbus.Variant
+		err := unit.CallWithContext(ctx, "org.freedesktop.DBus.Properties.Get", 0, systemdName+".Unit", property).Store(&v)
+		if err != nil {
+			return err
+		}
+		return v.Store(value)
+	}
+	var job struct {
+		ID   uint32
+		Path dbus.ObjectPath
+	}
+	// The job first: if it ends in between, the state is the one after it.
+	if err := get("Job", &job); err != nil {
+		return "", false, err
+	}
+	if err := get("ActiveState", &state); err != nil {
+		return "", false, err
+	}
+	return state, job.ID != 0, nil
 }
 
 func systemd(ctx context.Context) (*dbus.Conn, error) {

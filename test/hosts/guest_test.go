@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -82,29 +84,57 @@ func (h *whole) onTap(t *testing.T, g *guest, tap, mac string) func() {
 func openTap(t *testing.T, on *nettest.Node, name string) *os.File {
 	t.Helper()
 	var f *os.File
-	err := on.Do(func() error {
-		fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-		if err != nil {
-			return err
-		}
-		req, err := unix.NewIfreq(name)
-		if err != nil {
-			return err
-		}
-		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
-		if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
-			unix.Close(fd)
-			return fmt.Errorf("open tap %s: %w", name, err)
-		}
-		// After the ioctl: before it the file cannot be polled.
-		f = os.NewFile(uintptr(fd), name)
-		return nil
+	err := on.Do(func() (err error) {
+		f, err = tapFile(name)
+		return err
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { f.Close() })
 	return f
+}
+
+func tapFile(name string) (*os.File, error) {
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	req, err := unix.NewIfreq(name)
+	if err == nil {
+		req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, req)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("open tap %s: %w", name, err)
+	}
+	// After the ioctl: before it the file cannot be polled.
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// holdTap in the environment makes the test binary a hypervisor of few words,
+// for a host where no other is: it opens the tap of that name, becomes an ordinary
+// user, and stays until its input ends.
+const holdTap = "DRAWBRIDGE_HOLD_TAP"
+
+func TestMain(m *testing.M) {
+	name := os.Getenv(holdTap)
+	if name == "" {
+		os.Exit(m.Run())
+	}
+	f, err := tapFile(name)
+	if err == nil {
+		defer f.Close()
+		err = syscall.Setuid(65534)
+	}
+	if err == nil {
+		_, err = io.Copy(io.Discard, os.Stdin)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // leaseScript is what udhcpc calls with what it learnt in its environment.

@@ -92,9 +92,10 @@ func newWhole(t *testing.T) *whole {
 		}
 		h.off(t)
 	})
+	// LLMNR waits seconds for a name of one word that nobody has.
 	for name, content := range map[string]string{
 		"hostname":                         "host\n",
-		"systemd/resolved.conf.d/lan.conf": "[Resolve]\nDNS=" + nettest.Router4 + "\n",
+		"systemd/resolved.conf.d/lan.conf": "[Resolve]\nLLMNR=no\nDNS=" + nettest.Router4 + "\n",
 	} {
 		path := filepath.Join(h.dir, "upper/etc", name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -245,6 +246,18 @@ func (h *whole) off(t *testing.T) {
 		_ = h.nspawn.Process.Kill()
 		<-ended
 	}
+	h.nspawn, h.leader = nil, 0
+	if err := h.node.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// cut takes the power away.
+func (h *whole) cut(t *testing.T) {
+	t.Helper()
+	// The host's process 1 ends with nspawn (PR_SET_PDEATHSIG), and with it all.
+	_ = h.nspawn.Process.Kill()
+	_ = h.nspawn.Wait() // killed
 	h.nspawn, h.leader = nil, 0
 	if err := h.node.Close(); err != nil {
 		t.Error(err)

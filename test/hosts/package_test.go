@@ -47,7 +47,9 @@ func TestPackage(t *testing.T) {
 		{"resolver", h.testResolver},
 		{"network stop", h.testStop},
 		{"nothing is lost", func(t *testing.T) { h.testNothingLost(t, second) }},
+		{"crash after crash", h.testCrashes},
 		{"reboot", h.testReboot},
+		{"power cut", h.testPowerCut},
 		{"removal is refused", h.testRemoveRefused},
 		{"removal", func(t *testing.T) { h.testRemove(t, first, before) }},
 	} {
@@ -428,17 +430,97 @@ func (h *whole) testReboot(t *testing.T) {
 	other.Close()
 }
 
+// testCrashes: however often something ends, it comes back.
+func (h *whole) testCrashes(t *testing.T) {
+	const times = 8 // systemd gives up after 5 in 10 s unless told otherwise
+	for range times {
+		h.run(t, "systemctl", "restart", "drawbridge")
+	}
+	for range times {
+		// Without a process there is nothing to kill, which is an end too.
+		_, _ = h.try("systemctl", "kill", "-s", "KILL", "drawbridge-guests")
+		within(t, 20*time.Second, func() error { return h.active("drawbridge-guests") })
+	}
+	g := newGuest(t, "epsilon")
+	h.plug(t, g, "vethepsilon", "52:54:00:00:00:03", "virbr0")
+	g.dhcp(t)
+	if err := g.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// testPowerCut: what was answered "done" is there after the power went.
+func (h *whole) testPowerCut(t *testing.T) {
+	h.run(t, "drawbridge", "network", "create", "late", "--subnet", "10.79.0.0/24")
+	h.cut(t)
+	h.boot(t)
+	h.wantDefault(t)
+	if out := h.run(t, "ip", "-br", "addr"); !strings.Contains(out, "10.79.0.1") {
+		t.Errorf("addresses after the power cut:\n%s", out)
+	}
+	if problems := h.status(t).Problems; len(problems) > 0 {
+		t.Errorf("status has problems: %v", problems)
+	}
+}
+
+// testTapUser: the daemon's few rights are enough to name the process behind a
+// tap, also another user's.
+func (h *whole) testTapUser(t *testing.T, tap string) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	binary, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(h.deb, "vmm"), binary, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	vmm := h.command("env", holdTap+"="+tap, "/deb/vmm")
+	in, err := vmm.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := vmm.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		in.Close() // ends it
+		if err := vmm.Wait(); err != nil {
+			t.Error(err)
+		}
+	}()
+	within(t, 5*time.Second, func() error {
+		var ports []struct {
+			Tap, Process string
+			PID          int
+		}
+		out := h.run(t, "drawbridge", "port", "ls", "-o", "json")
+		if err := json.Unmarshal([]byte(out), &ports); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		for _, p := range ports {
+			if p.Tap == tap && p.Process == "vmm" && p.PID != 0 {
+				return nil
+			}
+		}
+		return fmt.Errorf("port ls does not name the process behind %s:\n%s", tap, out)
+	})
+}
+
 // testRemoveRefused: the package does not go while a guest is plugged in.
 func (h *whole) testRemoveRefused(t *testing.T) {
 	var port struct{ Tap string }
 	if err := json.Unmarshal([]byte(h.run(t, "drawbridge", "port", "attach", "default", "--name", "webserver", "-o", "json")), &port); err != nil {
 		t.Fatal(err)
 	}
+	h.plug(t, newGuest(t, "foreign"), "vethforeign", otherMAC, "virbr0")
+	h.testTapUser(t, port.Tap)
 	out, err := h.try("dpkg", "-r", "drawbridge")
-	if err == nil || !strings.Contains(out, "webserver") || !strings.Contains(out, "vethgamma") {
+	if err == nil || !strings.Contains(out, "webserver") || !strings.Contains(out, "vethforeign") {
 		t.Errorf("removal with guests plugged in: %v:\n%s", err, out)
 	}
-	t.Logf("dpkg -r says:\n%s", out)
 	h.wantDefault(t)
 	for _, unit := range []string{"drawbridge", "drawbridge-guests"} {
 		if err := h.active(unit); err != nil {
@@ -449,7 +531,7 @@ func (h *whole) testRemoveRefused(t *testing.T) {
 		t.Errorf("the package is %s", out)
 	}
 	h.run(t, "drawbridge", "port", "detach", port.Tap)
-	h.run(t, "ip", "link", "del", "vethgamma")
+	h.run(t, "ip", "link", "del", "vethforeign")
 }
 
 // testRemove: what the package and the daemon made goes, the state last.
@@ -481,7 +563,7 @@ func (h *whole) wantNothing(t *testing.T) {
 	t.Helper()
 	out := h.sh(t, `ip -br link; nft list ruleset; ip rule; resolvectl domain; resolvectl dns
 		systemctl list-units --all --no-legend 'drawbridge*'; systemctl list-unit-files --no-legend 'drawbridge*' || true
-		getent passwd drawbridge-guests || true; ls /run | grep drawbridge || true; ps -eo args | grep [d]rawbridge || true`)
+		getent passwd drawbridge-guests || true; ls /run | grep drawbridge || true; pgrep -lx drawbridge || true`)
 	for _, bad := range []string{"virbr", "vnet", "drawbridge", "default.internal"} {
 		if strings.Contains(out, bad) {
 			t.Errorf("%q is left:\n%s", bad, out)
@@ -495,7 +577,7 @@ func (h *whole) files(t *testing.T) []string {
 	t.Helper()
 	out := h.sh(t, `find /etc /usr /opt /root /home /var/lib /var/spool -xdev ! -type d \
 		! -path '/var/lib/dpkg/*' ! -path '/var/lib/systemd/*' ! -path '/var/lib/apt/*' ! -path '/etc/*-' ! -path '/etc/.*.lock' -printf '%p %y %l\n' | sort`)
-	return strings.Split(out, "\n")
+	return strings.Split(strings.TrimSpace(out), "\n")
 }
 
 func (h *whole) wantFiles(t *testing.T, before []string) {
