@@ -1,7 +1,7 @@
 # make            build ./drawbridge
 # sudo make demo  tell the story with two real guests, in namespaces of its own
-# sudo make test  everything that CI runs
-# sudo make test-hosts  whole hosts under systemd, in containers
+# sudo make test  all tests but those of whole hosts
+# sudo make test-hosts  whole hosts under systemd, in containers; CI runs both
 # make bench      measure beside the peer, write docs/bench.md
 # sudo make install | uninstall, make deb
 
@@ -36,7 +36,7 @@ demo:
 	@.cache/demo --drawbridge ./drawbridge
 
 test:
-	@scripts/install-packages build test hosts
+	@scripts/install-packages build test
 	@scripts/test
 
 # Whole hosts under systemd, in containers: install, upgrade, reboot, remove.
