@@ -115,6 +115,9 @@ func runDaemon(ctx context.Context, s settings) error {
 	server := rest.New(rest.Config{
 		Engine: d.engine, Log: log, Version: version(), Modes: modes(), ServicesPID: d.servicesPID,
 	})
+	if why := d.resolved.Absence(ctx); why != nil {
+		log.Info("the host's resolver is not told of guests' names", "why", why)
+	}
 	log.Info("ready", "socket", s.socket)
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		log.Warn("service manager was not told", "err", err)

@@ -114,6 +114,9 @@ type Resolver struct {
 	Link   string
 	Server netip.Addr
 	Domain string
+	// Reverse are the zones in which the subnets' addresses have their names, in
+	// order and separated by blanks: "122.168.192.in-addr.arpa".
+	Reverse string
 }
 
 // Key is the link.

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,10 +31,12 @@ const (
 // Resolved makes systemd-resolved ask a network's own DNS service for the
 // network's domain: the kind host.Resolver. It implements txn.Host.
 //
-// What is set for the link is its server, its domain, and that it is asked for
-// nothing else. The domain is a search domain, not routing-only ("~domain"): a
-// search domain also routes, and so "ping guest" works without the domain. The
-// link is not a default route for names, so the host's other names are never
+// What is set for the link is its server, its domain and reverse zones, and that
+// it is asked for nothing else. The domain is a search domain, not routing-only
+// ("~domain"): a search domain also routes, and so "ping guest" works without the
+// domain. The reverse zones are routing-only; resolved routes addresses of a
+// link's subnets there by itself, but only since version 248 and while the link
+// has a carrier. The link is not a default route for names, so the host's other names are never
 // asked of us, and no circle can arise; for that, package dns also passes over
 // resolved's stub and our own addresses, in case resolved lists them as its own.
 // LLMNR and multicast DNS are off: the host shall not talk to guests' answers to
@@ -133,25 +137,50 @@ func (r *Resolved) connect() (*dbus.Conn, error) {
 	return conn, nil
 }
 
-// Available says whether systemd-resolved runs just now and has our links: a
+// Available says whether systemd-resolved can be used just now; see Absence.
+func (r *Resolved) Available(ctx context.Context) bool { return r.Absence(ctx) == nil }
+
+// Why systemd-resolved cannot be used.
+var (
+	errNotRunning = errors.New("systemd-resolved does not run")
+	errElsewhere  = errors.New("the systemd-resolved on the system bus is not seen to run in this network namespace: " +
+		"its links are others than ours, and it is left alone")
+)
+
+// Absence says why systemd-resolved cannot be used just now, nil if it can. A
 // daemon in a network namespace of its own can reach the host's bus, and the
-// same index is another link there. Where that cannot be told it says no. It does
-// not start resolved.
-func (r *Resolved) Available(ctx context.Context) bool {
+// same index is another link there: what cannot be told to be ours is not used.
+// It does not start resolved.
+func (r *Resolved) Absence(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	conn, err := r.bus()
 	if err != nil {
-		return false
+		return err
 	}
 	var pid uint32
 	err = conn.BusObject().CallWithContext(ctx, "org.freedesktop.DBus.GetConnectionUnixProcessID", 0, resolvedName).Store(&pid)
-	return err == nil && sharesNetwork(pid)
+	switch {
+	case isError(err, "org.freedesktop.DBus.Error.NameHasNoOwner"):
+		return errNotRunning
+	case err != nil:
+		return fmt.Errorf("look for systemd-resolved: %w", err)
+	case !sharesNetwork(pid):
+		return errElsewhere
+	}
+	return nil
 }
 
-// sharesNetwork says whether a process is in our network namespace; no, if it
-// may not be looked at.
+// sharesNetwork says whether resolved, of that number, is in our network
+// namespace; no, if it may not be looked at. The number is the bus's, which may
+// count processes in another namespace: there it is somebody else's here, and so
+// the name has to fit.
 func sharesNetwork(pid uint32) bool {
+	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+	// The kernel keeps 15 characters of "systemd-resolved" (TASK_COMM_LEN).
+	if err != nil || strings.TrimSpace(string(name)) != "systemd-resolve" {
+		return false
+	}
 	ours, err := os.Stat("/proc/self/ns/net")
 	if err != nil {
 		return false
@@ -271,10 +300,20 @@ func (r *Resolved) observe(ctx context.Context, conn *dbus.Conn, name string) (h
 	if len(servers) == 0 && len(domains) == 0 {
 		return entry, false, nil
 	}
-	if len(domains) > 0 {
-		entry.Domain = domains[0].Domain
+	var search, reverse []string
+	for _, d := range domains {
+		if d.Routing {
+			reverse = append(reverse, d.Domain)
+		} else {
+			search = append(search, d.Domain)
+		}
 	}
-	if len(servers) == 1 && len(domains) == 1 && !domains[0].Routing && aloof(props) {
+	slices.Sort(reverse)
+	entry.Reverse = strings.Join(reverse, " ")
+	if len(search) > 0 {
+		entry.Domain = search[0]
+	}
+	if len(servers) == 1 && len(search) == 1 && aloof(props) {
 		entry.Server, _ = netip.AddrFromSlice(servers[0].Addr)
 	}
 	return entry, true, nil
@@ -309,11 +348,11 @@ func (r *Resolved) apply(ctx context.Context, s plan.Step) error {
 	if s.Key().Kind != host.KindResolver {
 		return errors.New("not a matter of systemd-resolved")
 	}
-	if !r.Available(ctx) {
+	if err := r.Absence(ctx); err != nil {
 		if s.After == nil {
 			return nil
 		}
-		return errors.New("systemd-resolved does not run")
+		return err
 	}
 	conn, err := r.bus()
 	if err != nil {
@@ -335,6 +374,10 @@ func (r *Resolved) apply(ctx context.Context, s plan.Step) error {
 		return err
 	}
 	want := s.After.(host.Resolver)
+	domains := []linkDomain{{want.Domain, false}}
+	for zone := range strings.FieldsSeq(want.Reverse) {
+		domains = append(domains, linkDomain{zone, true})
+	}
 	family := int32(2) // AF_INET
 	if want.Server.Is6() {
 		family = 10 // AF_INET6
@@ -349,7 +392,7 @@ func (r *Resolved) apply(ctx context.Context, s plan.Step) error {
 		{"SetLinkMulticastDNS", "no"},
 		{"SetLinkDNSSEC", "no"},
 		{"SetLinkDNSOverTLS", "no"},
-		{"SetLinkDomains", []linkDomain{{want.Domain, false}}},
+		{"SetLinkDomains", domains},
 		{"SetLinkDNS", []linkServer{{family, want.Server.AsSlice()}}},
 	} {
 		if err := set(ctx, manager, call.method, index, call.value); err != nil {

@@ -2,6 +2,7 @@ package hostconf
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -217,7 +218,10 @@ func (h *testHost) resolvectl(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-var entry = host.Resolver{Link: "virbr0", Server: netip.MustParseAddr("192.168.122.1"), Domain: "default.internal"}
+var entry = host.Resolver{
+	Link: "virbr0", Server: netip.MustParseAddr("192.168.122.1"), Domain: "default.internal",
+	Reverse: "0.0.0.0.0.0.0.0.a.0.0.0.0.0.d.f.ip6.arpa 122.168.192.in-addr.arpa",
+}
 
 // wantSeen compares what is observed, with and without naming it.
 func wantSeen(t *testing.T, r *Resolved, want ...host.Resource) {
@@ -243,8 +247,8 @@ func TestResolved(t *testing.T) {
 	restarts := r.Restarts(ctx)
 
 	// Where it does not run.
-	if r.Available(ctx) {
-		t.Fatal("available before it runs")
+	if err := r.Absence(ctx); !errors.Is(err, errNotRunning) {
+		t.Fatalf("before it runs: %v", err)
 	}
 	wantSeen(t, r)
 	if err := r.Apply(ctx, []plan.Step{{Before: entry}}); err != nil {
@@ -266,7 +270,8 @@ func TestResolved(t *testing.T) {
 		wantSeen(t, r, entry)
 	}
 	status := h.resolvectl(t, "status", "virbr0")
-	for _, want := range []string{"-DefaultRoute", "-LLMNR", "-mDNS", "-DNSOverTLS", "DNSSEC=no", "DNS Servers: 192.168.122.1", "DNS Domain: default.internal"} {
+	for _, want := range []string{"-DefaultRoute", "-LLMNR", "-mDNS", "-DNSOverTLS", "DNSSEC=no", "DNS Servers: 192.168.122.1",
+		"default.internal", "~122.168.192.in-addr.arpa", "~0.0.0.0.0.0.0.0.a.0.0.0.0.0.d.f.ip6.arpa"} {
 		if !strings.Contains(status, want) {
 			t.Errorf("no %q in:\n%s", want, status)
 		}
@@ -281,16 +286,23 @@ func TestResolved(t *testing.T) {
 	wantSeen(t, r, six)
 
 	// What others change shows as a difference.
-	for _, args := range [][]string{
-		{"default-route", "virbr0", "yes"}, {"llmnr", "virbr0", "yes"}, {"dns", "virbr0", "192.168.122.1", "192.168.122.9"}, {"domain", "virbr0", "~default.internal"},
+	spoilt := entry
+	spoilt.Server = netip.Addr{}
+	for _, c := range []struct {
+		args []string
+		want host.Resolver
+	}{
+		{[]string{"default-route", "virbr0", "yes"}, spoilt},
+		{[]string{"llmnr", "virbr0", "yes"}, spoilt},
+		{[]string{"dns", "virbr0", "192.168.122.1", "192.168.122.9"}, spoilt},
+		{[]string{"domain", "virbr0", "~default.internal"}, host.Resolver{Link: "virbr0", Reverse: "default.internal"}},
+		{[]string{"domain", "virbr0", "default.internal"}, host.Resolver{Link: "virbr0", Server: entry.Server, Domain: "default.internal"}},
 	} {
 		if err := r.Apply(ctx, []plan.Step{{After: entry}}); err != nil {
 			t.Fatal(err)
 		}
-		h.resolvectl(t, args...)
-		other := entry
-		other.Server = netip.Addr{}
-		wantSeen(t, r, other)
+		h.resolvectl(t, c.args...)
+		wantSeen(t, r, c.want)
 	}
 
 	// Each restart is told. It remembers what it noted below /run; without that it
@@ -370,7 +382,9 @@ func TestHostResolvesGuests(t *testing.T) {
 	defer cancel()
 	var mu sync.Mutex
 	asked := map[string][]string{}
-	for _, server := range []struct{ addr, answer string }{{"192.168.122.1:53", "192.168.122.50"}, {"127.0.0.1:53", "198.18.0.1"}} {
+	for _, server := range []struct{ addr, answer, name string }{
+		{"192.168.122.1:53", "192.168.122.50", "web.default.internal."}, {"127.0.0.1:53", "198.18.0.1", "www.example.org."},
+	} {
 		conn, err := net.ListenPacket("udp", server.addr)
 		if err != nil {
 			t.Fatal(err)
@@ -383,6 +397,9 @@ func TestHostResolvesGuests(t *testing.T) {
 			m.RecursionAvailable = true
 			if q.Question[0].Qtype == mdns.TypeA {
 				m.Answer = append(m.Answer, &mdns.A{Hdr: mdns.RR_Header{Name: q.Question[0].Name, Rrtype: mdns.TypeA, Class: mdns.ClassINET, Ttl: 1}, A: net.ParseIP(server.answer)})
+			}
+			if q.Question[0].Qtype == mdns.TypePTR {
+				m.Answer = append(m.Answer, &mdns.PTR{Hdr: mdns.RR_Header{Name: q.Question[0].Name, Rrtype: mdns.TypePTR, Class: mdns.ClassINET, Ttl: 1}, Ptr: server.name})
 			}
 			_ = w.WriteMsg(m)
 		})}
@@ -400,10 +417,18 @@ func TestHostResolvesGuests(t *testing.T) {
 			t.Errorf("%s: no %s in %s", name, want, out)
 		}
 	}
+	for addr, want := range map[string]string{
+		"192.168.122.50": "web.default.internal", "fd00:a::50": "web.default.internal", "198.18.0.1": "www.example.org", "192.168.123.50": "www.example.org",
+	} {
+		if out := h.resolvectl(t, "query", addr); !strings.Contains(out, want) {
+			t.Errorf("%s: no %s in %s", addr, want, out)
+		}
+	}
 	mu.Lock()
 	defer mu.Unlock()
 	for _, name := range asked["192.168.122.1:53"] {
-		if !strings.HasSuffix(strings.ToLower(name), "default.internal.") {
+		name = strings.ToLower(name)
+		if !strings.HasSuffix(name, "default.internal.") && !strings.HasSuffix(name, ".122.168.192.in-addr.arpa.") && !strings.HasSuffix(name, ".a.0.0.0.0.0.d.f.ip6.arpa.") {
 			t.Errorf("the network's service was asked for %s", name)
 		}
 	}
@@ -424,14 +449,14 @@ func TestResolvedOfAnotherNetwork(t *testing.T) {
 	defer cancel()
 	r := NewResolved(h.bus)
 	defer r.Close()
-	if r.Available(ctx) {
-		t.Error("resolved of another network namespace is taken for ours")
+	if err := r.Absence(ctx); !errors.Is(err, errElsewhere) || r.Available(ctx) {
+		t.Errorf("resolved of another network namespace is taken for ours: %v", err)
 	}
 	wantSeen(t, r)
 	// Its link 1 is as good as ours: without the check this would set it.
 	r.link = func(string) (int, error) { return 1, nil }
-	if err := r.Apply(ctx, []plan.Step{{After: entry}}); err == nil {
-		t.Error("an entry was set in another network namespace")
+	if err := r.Apply(ctx, []plan.Step{{After: entry}}); !errors.Is(err, errElsewhere) {
+		t.Errorf("an entry was set in another network namespace: %v", err)
 	}
 	if out := h.resolvectl(t, "domain"); strings.Contains(out, entry.Domain) {
 		t.Errorf("resolved was changed:\n%s", out)

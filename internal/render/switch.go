@@ -2,6 +2,7 @@ package render
 
 import (
 	"net/netip"
+	"strings"
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/spec"
@@ -77,7 +78,7 @@ func guestServices(w *host.Wish, n spec.Network, f Facts, s services) {
 		if !server.IsValid() {
 			server = zone.Addr6
 		}
-		w.Present.Add(host.Resolver{Link: n.Bridge, Server: server.Addr(), Domain: n.Domain})
+		w.Present.Add(host.Resolver{Link: n.Bridge, Server: server.Addr(), Domain: n.Domain, Reverse: strings.Join(reverseZones(n.Subnets), " ")})
 	}
 }
 

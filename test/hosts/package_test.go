@@ -236,13 +236,29 @@ func (h *whole) testResolver(t *testing.T) {
 	}
 	within(t, 5*time.Second, resolves)
 	within(t, 5*time.Second, h.says([]string{"alpha.default.internal"}, "getent", "hosts", g.addr))
-	if out := h.run(t, "resolvectl", "domain", "virbr0"); !strings.Contains(out, "default.internal") {
+	if out := h.run(t, "resolvectl", "domain", "virbr0"); !strings.Contains(out, " default.internal") || !strings.Contains(out, " ~122.168.192.in-addr.arpa") {
 		t.Errorf("resolvectl domain: %s", out)
+	}
+	// Not from the cache nor from a file, but from us; and other addresses are not asked of us.
+	within(t, 5*time.Second, h.says([]string{"alpha.default.internal", "link: virbr0"}, "resolvectl", "--cache=no", "query", g.addr))
+	for _, addr := range []string{"192.168.123.9", hostAddr, "10.0.0.9"} {
+		if out, err := h.try("resolvectl", "--cache=no", "query", addr); strings.Contains(out, "virbr0") {
+			t.Errorf("resolvectl query %s: %v: %s", addr, err, out)
+		}
 	}
 	if out := h.run(t, "resolvectl", "status", "virbr0"); !strings.Contains(out, "-DefaultRoute") || !strings.Contains(out, "192.168.122.1") {
 		t.Errorf("resolvectl status: %s", out)
 	}
 	h.testNoCircle(t, g)
+	h.run(t, "drawbridge", "network", "create", "six", "--subnet", "10.76.0.0/23", "--ipv6", "fd00:76::/64")
+	h.plug(t, newGuest(t, "carrier"), "vethsix", "52:54:00:00:00:06", "virbr1") // no carrier, no questions
+	for _, addr := range []string{"10.76.0.1", "fd00:76::1"} {
+		within(t, 5*time.Second, h.says([]string{"host.six.internal", "link: virbr1"}, "resolvectl", "--cache=no", "query", addr))
+	}
+	if out := h.run(t, "resolvectl", "domain", "virbr1"); !strings.Contains(out, " ~1.76.10.in-addr.arpa") || !strings.Contains(out, "~0.0.0.0.0.0.0.0.6.7.0.0.0.0.d.f.ip6.arpa") {
+		t.Errorf("resolvectl domain: %s", out)
+	}
+	h.run(t, "drawbridge", "network", "rm", "six", "--cut-guests")
 	h.run(t, "systemctl", "restart", "systemd-resolved")
 	t.Logf("set again after a restart of resolved: %s", within(t, 10*time.Second, resolves).Round(time.Millisecond))
 
