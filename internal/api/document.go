@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"unicode"
 
 	"go.yaml.in/yaml/v3"
@@ -157,14 +158,17 @@ func escape(text []byte) []byte {
 }
 
 // quoted are strings that YAML 1.1 takes for booleans or base-60 numbers; other
-// programs may still read our files so.
-var quoted = regexp.MustCompile(`^(?i:y|n|yes|no|on|off)$|^[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?$`)
+// programs may still read our files so. It is compiled when it is first needed,
+// since most commands write no YAML.
+var quoted = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(?i:y|n|yes|no|on|off)$|^[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?$`)
+})
 
 func plain(n *yaml.Node) {
 	switch n.Kind {
 	case yaml.ScalarNode:
 		odd := strings.ContainsFunc(n.Value, func(r rune) bool { return !unicode.IsPrint(r) })
-		if !quoted.MatchString(n.Value) && !odd {
+		if !quoted().MatchString(n.Value) && !odd {
 			n.Style = 0
 		}
 	case yaml.MappingNode, yaml.SequenceNode:

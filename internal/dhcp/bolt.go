@@ -12,6 +12,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
@@ -125,19 +126,21 @@ func readAll(tx *bbolt.Tx, into *[]Lease) error {
 	return bad
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is made when it is first needed: it takes 0.1 ms, which every
+// command of the program would spend.
+var castagnoli = sync.OnceValue(func() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) })
 
 func encodeLease(l Lease) ([]byte, error) {
 	text, err := json.Marshal(l)
 	if err != nil {
 		return nil, fmt.Errorf("encode lease of %s: %w", l.Addr, err)
 	}
-	return append(binary.BigEndian.AppendUint32(nil, crc32.Checksum(text, castagnoli)), text...), nil
+	return append(binary.BigEndian.AppendUint32(nil, crc32.Checksum(text, castagnoli())), text...), nil
 }
 
 func decodeLease(b []byte) (Lease, error) {
 	var l Lease
-	if len(b) < 4 || binary.BigEndian.Uint32(b) != crc32.Checksum(b[4:], castagnoli) {
+	if len(b) < 4 || binary.BigEndian.Uint32(b) != crc32.Checksum(b[4:], castagnoli()) {
 		return l, errors.New("a record has a wrong checksum")
 	}
 	if err := json.Unmarshal(b[4:], &l); err != nil {

@@ -95,8 +95,9 @@ func (a *nftAdapter) remember(text string) {
 	}
 }
 
-// manyChains is from how many chains of a table on all of them are read at once.
-const manyChains = 3
+// manyChains and manySets are from how many chains or sets of a table on all of
+// them are read at once: one question costs as much as a dozen of their answers.
+const manyChains, manySets = 3, 3
 
 func (a *nftAdapter) read(keys []host.Key, into host.State) error {
 	v := a.view()
@@ -107,6 +108,9 @@ func (a *nftAdapter) read(keys []host.Key, into host.State) error {
 			}
 		}
 		return nil
+	}
+	if err := v.prefetch(keys); err != nil {
+		return err
 	}
 	chains := map[host.Table]map[string]bool{}
 	elements := map[host.Key]map[string]bool{}
@@ -136,6 +140,30 @@ func (a *nftAdapter) read(keys []host.Key, into host.State) error {
 		}
 	}
 	return v.gather(chains, elements, into)
+}
+
+// prefetch reads the sets of those tables of which the keys need many.
+func (v *nftView) prefetch(keys []host.Key) error {
+	needed := map[host.Table]map[string]bool{}
+	for _, k := range keys {
+		if k.Kind != host.KindSet && k.Kind != host.KindElement {
+			continue
+		}
+		t, name, _, err := splitKey(k)
+		if err != nil {
+			return err
+		}
+		addTo(needed, t, name)
+	}
+	for t, names := range needed {
+		if len(names) < manySets {
+			continue
+		}
+		if _, err := v.allSets(t); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func addTo[K comparable](m map[K]map[string]bool, key K, value string) {

@@ -15,6 +15,7 @@ import (
 // because that library leaves out, without a word, every expression it does not
 // know: a rule that somebody changed could look unchanged.
 type nftSocket struct {
+	raw  *askSocket
 	conn *netlink.Conn
 }
 
@@ -42,17 +43,14 @@ func (e *nftError) Unwrap() error { return e.Errno }
 func isGone(err error) bool { return errors.Is(err, fs.ErrNotExist) }
 
 func dialNFT() (*nftSocket, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
-	if err != nil {
-		return nil, fmt.Errorf("open netfilter netlink socket: %w", err)
-	}
 	// No copy of what is refused in the answer: it may be 64 KiB of elements.
 	// (Explanations, NETLINK_EXT_ACK, cannot be had at the same time: the library
 	// does not find them in capped answers, and nf_tables hardly gives any.)
-	if err := conn.SetOption(netlink.CapAcknowledge, true); err != nil {
-		return nil, errors.Join(fmt.Errorf("set up netfilter netlink socket: %w", err), conn.Close())
+	sock, port, err := openAsk(unix.NETLINK_NETFILTER, unix.NETLINK_CAP_ACK)
+	if err != nil {
+		return nil, fmt.Errorf("open netfilter netlink socket: %w", err)
 	}
-	return &nftSocket{conn}, nil
+	return &nftSocket{sock, netlink.NewConn(sock, port)}, nil
 }
 
 func (s *nftSocket) close() error { return s.conn.Close() }
@@ -134,14 +132,19 @@ func (s *nftSocket) transact(msgs []nftMessage) error {
 // roomFor makes the send buffer large enough for a batch, which the kernel
 // takes as one datagram or not at all (netlink_sendmsg, EMSGSIZE).
 func (s *nftSocket) roomFor(size int) error {
-	have, err := s.conn.WriteBuffer()
+	have, err := unix.GetsockoptInt(s.raw.fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
 	if err != nil {
 		return fmt.Errorf("read netlink send buffer: %w", err)
 	}
 	if have >= size {
 		return nil
 	}
-	if err := s.conn.SetWriteBuffer(size); err != nil {
+	// Beyond net.core.wmem_max for who may, as far as that for others.
+	err = unix.SetsockoptInt(s.raw.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, size)
+	if errors.Is(err, unix.EPERM) {
+		err = unix.SetsockoptInt(s.raw.fd, unix.SOL_SOCKET, unix.SO_SNDBUF, size)
+	}
+	if err != nil {
 		return fmt.Errorf("enlarge netlink send buffer to %d bytes: %w", size, err)
 	}
 	return nil
@@ -186,21 +189,12 @@ func explain(op *netlink.OpError, begin uint32, msgs []nftMessage) error {
 
 // answered says whether there is something to read.
 func (s *nftSocket) answered() bool {
-	raw, err := s.conn.SyscallConn()
-	if err != nil {
-		return false
-	}
-	ready := false
-	_ = raw.Control(func(fd uintptr) {
-		for {
-			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-			if !errors.Is(err, unix.EINTR) {
-				ready = n > 0
-				return
-			}
+	for {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(s.raw.fd), Events: unix.POLLIN}}, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return n > 0
 		}
-	})
-	return ready
+	}
 }
 
 func nftType(kind uint16) netlink.HeaderType {

@@ -30,7 +30,9 @@ const dumpTries = 20
 var errInterrupted = errors.New("the table kept changing while it was read")
 
 func dialRtnl() (*rtnl, error) {
-	sock, port, err := openRtnl()
+	// The reason for an error in words, and filters in dumps that are obeyed or
+	// refused but never overlooked.
+	sock, port, err := openAsk(unix.NETLINK_ROUTE, unix.NETLINK_EXT_ACK, unix.NETLINK_GET_STRICT_CHK)
 	if err != nil {
 		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}

@@ -11,11 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// rtnlSocket is a netlink socket that asks and waits for the answer. The
+// askSocket is a netlink socket that asks and waits for the answer. The
 // library's own swallows the message that ends a dump, and with it the only sign
 // (NLM_F_DUMP_INTR) that the table changed before the last of its entries: an
-// entry that was there all the time is then missing, and nobody knows.
-type rtnlSocket struct {
+// entry that was there all the time is then missing, and nobody knows. It also
+// asks the kernel for the size of each answer before it reads it, which is half
+// of the calls where answers are small.
+type askSocket struct {
 	fd     int
 	buffer []byte
 }
@@ -28,14 +30,14 @@ const largestAnswer = 256 << 10
 // errCut says that an answer was larger than the largest.
 var errCut = errors.New("the kernel's answer was cut short")
 
-// openRtnl opens the socket in the calling thread's network namespace and
-// returns its port.
-func openRtnl() (s *rtnlSocket, port uint32, err error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+// openAsk opens a socket of a netlink family in the calling thread's network
+// namespace, with options of SOL_NETLINK set, and returns its port.
+func openAsk(family int, options ...int) (s *askSocket, port uint32, err error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, family)
 	if err != nil {
 		return nil, 0, os.NewSyscallError("socket", err)
 	}
-	s = &rtnlSocket{fd: fd, buffer: make([]byte, largestAnswer)}
+	s = &askSocket{fd: fd, buffer: make([]byte, largestAnswer)}
 	defer func() {
 		if err != nil {
 			unix.Close(fd)
@@ -44,9 +46,7 @@ func openRtnl() (s *rtnlSocket, port uint32, err error) {
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return nil, 0, os.NewSyscallError("bind", err)
 	}
-	// The reason for an error in words, and filters in dumps that are obeyed or
-	// refused but never overlooked.
-	for _, option := range []int{unix.NETLINK_EXT_ACK, unix.NETLINK_GET_STRICT_CHK} {
+	for _, option := range options {
 		if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, option, 1); err != nil {
 			return nil, 0, os.NewSyscallError("setsockopt", err)
 		}
@@ -59,29 +59,28 @@ func openRtnl() (s *rtnlSocket, port uint32, err error) {
 }
 
 // Close closes the socket.
-func (s *rtnlSocket) Close() error { return os.NewSyscallError("close", unix.Close(s.fd)) }
+func (s *askSocket) Close() error { return os.NewSyscallError("close", unix.Close(s.fd)) }
 
 // Send sends one request.
-func (s *rtnlSocket) Send(m netlink.Message) error {
-	b, err := m.MarshalBinary()
-	if err != nil {
-		return err
+func (s *askSocket) Send(m netlink.Message) error {
+	return s.SendMessages([]netlink.Message{m})
+}
+
+// SendMessages sends several requests as one datagram.
+func (s *askSocket) SendMessages(msgs []netlink.Message) error {
+	var b []byte
+	for _, m := range msgs {
+		one, err := m.MarshalBinary()
+		if err != nil {
+			return err
+		}
+		b = append(b, one...)
 	}
 	return os.NewSyscallError("sendto", unix.Sendto(s.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}))
 }
 
-// SendMessages sends several requests, one by one.
-func (s *rtnlSocket) SendMessages(msgs []netlink.Message) error {
-	for _, m := range msgs {
-		if err := s.Send(m); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Receive waits for one datagram and returns its messages.
-func (s *rtnlSocket) Receive() (msgs []netlink.Message, err error) {
+func (s *askSocket) Receive() (msgs []netlink.Message, err error) {
 	for m, err := range s.ReceiveIter() {
 		if err != nil {
 			return nil, err
@@ -93,7 +92,7 @@ func (s *rtnlSocket) Receive() (msgs []netlink.Message, err error) {
 
 // ReceiveIter waits for one datagram and gives its messages. The end of a dump
 // that was interrupted is the error unix.EINTR.
-func (s *rtnlSocket) ReceiveIter() iter.Seq2[netlink.Message, error] {
+func (s *askSocket) ReceiveIter() iter.Seq2[netlink.Message, error] {
 	return func(yield func(netlink.Message, error) bool) {
 		b, err := s.receive()
 		for err == nil && len(b) > 0 {
@@ -115,7 +114,7 @@ func (s *rtnlSocket) ReceiveIter() iter.Seq2[netlink.Message, error] {
 	}
 }
 
-func (s *rtnlSocket) receive() ([]byte, error) {
+func (s *askSocket) receive() ([]byte, error) {
 	for {
 		n, _, flags, _, err := unix.Recvmsg(s.fd, s.buffer, nil, 0)
 		switch {
