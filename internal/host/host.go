@@ -33,6 +33,7 @@ const (
 	KindZone        Kind = "dns-zone"
 	KindGuest       Kind = "guest"
 	KindResolver    Kind = "resolver"
+	KindProfile     Kind = "profile"
 )
 
 // Key identifies one thing on a host. Name is unique within its kind and is

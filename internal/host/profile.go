@@ -1,0 +1,42 @@
+package host
+
+// The stages of a Profile.
+const (
+	// Runtime profiles live under /run: they end with the boot, so that a power
+	// cut before the confirmation of a change takes them back.
+	Runtime = "runtime"
+	// Permanent profiles are in the manager's own files, and hold over reboots.
+	Permanent = "permanent"
+)
+
+// Profile is what the host's own network manager (ifupdown, systemd-networkd,
+// netplan, NetworkManager; "none" where there is none, then a boot unit of ours)
+// is told about a bridge that uplinks were moved into: what it used to do with
+// the first uplink, it does with the bridge. How its files say that, and what
+// they said before, is known to package hostconf alone.
+type Profile struct {
+	// Stage is Runtime or Permanent.
+	Stage string
+	// Manager is the program's name: ifupdown, networkd, netplan, networkmanager or none.
+	Manager string
+	Bridge  string
+	// Uplinks are the names of the ports, in order, separated by blanks. The
+	// first is the one whose configuration moves to the bridge.
+	Uplinks string
+	// MAC and MTU are the bridge's: those of the first uplink.
+	MAC string
+	MTU int
+	STP bool
+}
+
+// Key is the stage and the bridge.
+func (p Profile) Key() Key { return ProfileKey(p.Stage, p.Bridge) }
+
+// Needs nothing that a step makes: a permanent profile is written after the
+// change, and a runtime one is only valid for links that are there.
+func (p Profile) Needs() []Key { return nil }
+
+func (Profile) resource() {}
+
+// ProfileKey is the key of the profile of a bridge.
+func ProfileKey(stage, bridge string) Key { return Key{KindProfile, stage + " " + bridge} }
