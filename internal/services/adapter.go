@@ -47,6 +47,12 @@ type Adapter struct {
 
 	mu   sync.Mutex
 	conn *net.UnixConn
+	// owed is how many requests on conn have no answer yet.
+	owed int
+	// serving are the bridges that the process had sockets on when it was last
+	// asked: a hint, by which sockets that are in the way are found before they
+	// are.
+	serving map[string]int
 	// blocked are sockets that another program has, by bridge and kind.
 	blocked map[host.Key]string
 }
@@ -66,6 +72,7 @@ func (a *Adapter) Observe(_ context.Context, keys ...host.Key) (host.State, erro
 	if err != nil {
 		return host.State{}, nil //nolint:nilerr // nobody there is an observation, not a failure
 	}
+	a.serving = reply.Indexes
 	state := host.State{}
 	for k, r := range reply.State {
 		if name := bridgeOf(r); needsSockets(r) && reply.Indexes[name] != a.Opener.Index(name) && a.blocked[k] == "" {
@@ -89,19 +96,28 @@ func (a *Adapter) Apply(ctx context.Context, steps []plan.Step) error {
 		}
 		return err
 	}
+	if err := errors.Join(a.tell(steps), a.collect()); err != nil {
+		return err
+	}
+	for _, s := range steps {
+		if s.After == nil {
+			delete(a.blocked, s.Key())
+		}
+	}
+	return nil
+}
+
+// tell sends sockets and steps; what the process says to them is yet to be
+// collected.
+func (a *Adapter) tell(steps []plan.Step) error {
 	for _, bridge := range bridgesIn(steps) {
 		if err := a.handOver(bridge, steps); err != nil {
 			return err
 		}
 	}
 	for part := range slices.Chunk(steps, 2000) {
-		if _, err := a.ask(message{Apply: part}, nil); err != nil {
+		if err := a.post(message{Apply: part}, nil); err != nil {
 			return fmt.Errorf("guest services: %w", err)
-		}
-	}
-	for _, s := range steps {
-		if s.After == nil {
-			delete(a.blocked, s.Key())
 		}
 	}
 	return nil
@@ -147,26 +163,69 @@ func (a *Adapter) dial() error {
 	return nil
 }
 
-// ask sends a request and waits for the answer, on the one connection that
-// there is; after an error the next request begins with a new one.
-func (a *Adapter) ask(m message, files []*os.File) (message, error) {
+// mostOwed bounds how many requests are sent before an answer is read: while
+// both sides write and nobody reads, what the socket holds must be enough.
+const mostOwed = 16
+
+// post sends a request, on the one connection that there is, without waiting
+// for the answer; after an error the next request begins with a new connection.
+func (a *Adapter) post(m message, files []*os.File) error {
+	for a.owed >= mostOwed {
+		if _, err := a.answer(); err != nil {
+			return err
+		}
+	}
 	if a.conn == nil {
 		if err := a.dial(); err != nil {
-			return message{}, err
+			return err
 		}
 	}
 	_ = a.conn.SetDeadline(time.Now().Add(answerTime)) // fails only on a closed connection, as send then does
-	err := send(a.conn, m, files)
-	var reply message
-	if err == nil {
-		reply, _, err = receive(a.conn)
+	if err := send(a.conn, m, files); err != nil {
+		a.hangUp()
+		return err
 	}
+	a.owed++
+	return nil
+}
+
+// answer waits for the answer to the oldest request.
+func (a *Adapter) answer() (message, error) {
+	_ = a.conn.SetDeadline(time.Now().Add(answerTime)) // as in post
+	a.owed--
+	reply, _, err := receive(a.conn)
 	if err != nil {
-		a.conn.Close()
-		a.conn = nil
+		a.hangUp()
 		return message{}, err
 	}
 	return reply, errOf(reply)
+}
+
+func (a *Adapter) hangUp() {
+	a.conn.Close()
+	a.conn, a.owed = nil, 0
+}
+
+// collect waits for all answers.
+func (a *Adapter) collect() error {
+	var errs []error
+	for a.owed > 0 {
+		if _, err := a.answer(); err != nil {
+			errs = append(errs, fmt.Errorf("guest services: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// ask sends a request and waits for its answer.
+func (a *Adapter) ask(m message, files []*os.File) (message, error) {
+	if err := a.collect(); err != nil {
+		return message{}, err
+	}
+	if err := a.post(m, files); err != nil {
+		return message{}, err
+	}
+	return a.answer()
 }
 
 // handOver opens the sockets that the steps about a bridge need and sends them.
@@ -182,13 +241,22 @@ func (a *Adapter) handOver(bridge string, steps []plan.Step) error {
 		if s.After == nil || bridgeOf(s.After) != bridge {
 			continue
 		}
-		// Sockets of an earlier bridge of that name may still hold the addresses.
-		if roles := rolesOf[s.Key().Kind]; s.Before == nil && roles != nil {
-			if _, err := a.ask(message{Release: &socketSet{Bridge: bridge, Roles: roles}}, nil); err != nil {
-				return fmt.Errorf("guest services: %w", err)
+		_, held := a.serving[bridge]
+		if held {
+			if err := a.release(s, bridge); err != nil {
+				return err
 			}
 		}
+		before := len(files)
 		err := a.open(s, add)
+		if a.Opener.InUse(err) && !held {
+			closeAll(files[before:])
+			files, set.Roles = files[:before], set.Roles[:before]
+			if err := a.release(s, bridge); err != nil {
+				return err
+			}
+			err = a.open(s, add)
+		}
 		if a.Opener.InUse(err) {
 			// The network works without; the owner of the port is named in status.
 			a.block(s.Key(), err)
@@ -204,8 +272,21 @@ func (a *Adapter) handOver(bridge string, steps []plan.Step) error {
 	if len(files) == 0 {
 		return nil
 	}
-	if _, err := a.ask(message{Sockets: &set}, files); err != nil {
+	if err := a.post(message{Sockets: &set}, files); err != nil {
 		return fmt.Errorf("hand sockets of %s to the guest services: %w", bridge, err)
+	}
+	return nil
+}
+
+// release has the process give up the sockets that a new service needs: those
+// of an earlier bridge of that name may still hold the addresses.
+func (a *Adapter) release(s plan.Step, bridge string) error {
+	roles := rolesOf[s.Key().Kind]
+	if s.Before != nil || roles == nil {
+		return nil
+	}
+	if _, err := a.ask(message{Release: &socketSet{Bridge: bridge, Roles: roles}}, nil); err != nil {
+		return fmt.Errorf("guest services: %w", err)
 	}
 	return nil
 }
@@ -295,7 +376,7 @@ func (a *Adapter) Retry() error {
 	for _, bridge := range bridgesIn(steps) {
 		errs = append(errs, a.handOver(bridge, steps))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, a.collect())...)
 }
 
 // Leases lists all leases that the process knows, ended ones too.

@@ -88,7 +88,7 @@ func send(c *net.UnixConn, m message, files []*os.File) error {
 		fds = append(fds, int(f.Fd()))
 	}
 	n, _, err := c.WriteMsgUnix(packet, unix.UnixRights(fds...), nil)
-	if err != nil {
+	if err != nil || n == len(packet) {
 		return err
 	}
 	_, err = c.Write(packet[n:])
