@@ -18,6 +18,9 @@ type Facts struct {
 	KernelIPv6 bool
 	// Resolved is true where systemd-resolved answers for the host.
 	Resolved bool
+	// Targets are the addresses of the guests that forwards name; a guest that
+	// has none yet is missing.
+	Targets map[Target]netip.Addr
 }
 
 // hasIPv6 says whether the host itself has an IPv6 address beyond its links,

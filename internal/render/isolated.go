@@ -23,7 +23,9 @@ func (isolated) Chains() []chain {
 	}}
 }
 
-func (isolated) Validate(spec.Network) error { return nil }
+func (isolated) Validate(n spec.Network) error {
+	return noForwards(n, "is isolated: nothing leads into it; only networks of mode nat have forwards")
+}
 
 func (isolated) Render(n spec.Network, f Facts) (host.Wish, []Note, error) {
 	w := host.NewWish()

@@ -19,8 +19,8 @@ func (nat) Chains() []chain {
 		{
 			table: routed, name: "from_nat", why: "what guests of a NAT network send out",
 			rules: []rule{
-				{"iifname . ip saddr @sources4 accept", "guests reach everything, with an address of their network"},
-				{"iifname . ip6 saddr @sources6 accept", "the same in IPv6"},
+				{"iifname . ip saddr @sources4 return", "guests reach everything that takes them, with an address of their network"},
+				{"iifname . ip6 saddr @sources6 return", "the same in IPv6"},
 				{"counter reject with icmpx admin-prohibited", "a forged source address is refused"},
 			},
 		},
@@ -28,6 +28,7 @@ func (nat) Chains() []chain {
 			table: routed, name: "to_nat", why: "what is sent to guests of a NAT network",
 			rules: []rule{
 				{"ct state { established, related } accept", "answers to what guests began"},
+				{"ct status dnat accept", "what came through an open forward"},
 				{"counter reject with icmpx admin-prohibited", "nobody outside begins a connection; refused aloud, not in silence"},
 			},
 		},
@@ -58,5 +59,6 @@ func (m nat) Render(n spec.Network, f Facts) (host.Wish, []Note, error) {
 			element(routed, hidden, s.Prefix.String(), ""),
 		)
 	}
+	forwards(&w, n, f)
 	return w, forwarding(&w, n, f), nil
 }

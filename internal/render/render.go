@@ -56,6 +56,9 @@ func ModeOf(name spec.ModeName) (Mode, error) {
 // Validate checks a settled document: every network by itself, and all
 // together for names and subnets that collide.
 func Validate(d spec.Document) error {
+	if err := d.ForwardConflict(); err != nil {
+		return err
+	}
 	bridges := map[string]spec.NetworkName{}
 	domains := map[string]spec.NetworkName{}
 	names := d.Names()

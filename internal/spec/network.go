@@ -73,6 +73,9 @@ type Network struct {
 	AllowUsers []string
 	// Reservations in the order of their addresses.
 	Reservations []Reservation
+	// Forwards in the order of Forward.Compare. The list is shared between copies
+	// of a network and never changed in place: WithForward makes a new one.
+	Forwards []Forward
 	// Autostart: Started becomes true at each boot of the host.
 	Autostart bool
 	// Started: the network shall run now.
@@ -134,7 +137,8 @@ func (n Network) Equal(o Network) bool {
 		n.MAC == o.MAC && n.MTU == o.MTU && n.IPv6 == o.IPv6 && n.Domain == o.Domain &&
 		n.Autostart == o.Autostart && n.Started == o.Started &&
 		slices.Equal(n.Subnets, o.Subnets) && slices.Equal(n.AllowUsers, o.AllowUsers) &&
-		slices.Equal(n.Reservations, o.Reservations)
+		slices.Equal(n.Reservations, o.Reservations) &&
+		equalForwards(n.Forwards, o.Forwards)
 }
 
 // EffectiveMTU is the MTU in bytes that links of this network get.

@@ -48,7 +48,10 @@ func (n Network) Validate() error {
 			return invalid("allow-users", "%q is not a user name", u)
 		}
 	}
-	return n.validateReservations()
+	if err := n.validateReservations(); err != nil {
+		return err
+	}
+	return n.validateForwards()
 }
 
 func (n Network) validateMTU() error {
