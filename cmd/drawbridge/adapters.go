@@ -41,6 +41,8 @@ func (t taps) TapUsers(ctx context.Context) (map[string]engine.TapUser, error) {
 	return out, nil
 }
 
+func (t taps) Descends(pid, from int) bool { return linux.Descends(pid, from) }
+
 func (t taps) Neighbours(ctx context.Context) ([]engine.Neighbour, error) {
 	seen, err := t.Host.Neighbours(ctx, "")
 	if err != nil {

@@ -30,7 +30,8 @@ func (a *app) qemuCommand() *cobra.Command {
 		Short: "Run QEMU with NICs on networks",
 		Long: `Plug a guest into networks and become its QEMU: signals, console and exit code are QEMU's,
 and the ports go when QEMU goes, however it dies. For each --nic, -netdev and -device are appended
-to QEMU's arguments, and -name unless it is among them.`,
+to QEMU's arguments, and -name unless it is among them. A guest's name is its own on the host: while
+it runs, another cannot have it.`,
 		Example: `  drawbridge qemu --nic network=default,name=ubuntu-cloud -- qemu-system-x86_64 -m 1G disk.img
   drawbridge qemu --nic network=default,name=web --nic network=lab,queues=4 -- qemu-system-x86_64 -smp 4 disk.img`,
 		Args: cobra.MinimumNArgs(1),

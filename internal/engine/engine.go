@@ -51,6 +51,9 @@ type Taps interface {
 	OpenVhost(queues int) []*os.File
 	// TapUsers finds which process holds which tap.
 	TapUsers(ctx context.Context) (map[string]TapUser, error)
+	// Descends says whether a process was started by another, itself or through
+	// others between them.
+	Descends(pid, from int) bool
 	// Learned lists the hardware addresses that were seen behind each port.
 	Learned(ctx context.Context) (map[string][]string, error)
 	// Neighbours lists the addresses that the host saw on its links.

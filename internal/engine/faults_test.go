@@ -27,6 +27,8 @@ type machine struct {
 	dir  string
 	disk *disk
 	boot string
+	// users are who holds which tap, as the fake taps tell.
+	users map[string]engine.TapUser
 }
 
 // nic is what every machine of these tests has from the beginning.
@@ -151,8 +153,9 @@ func (f *fakeTaps) OpenTap(name string, queues, _ int, _ bool) ([]*os.File, erro
 
 func (f *fakeTaps) OpenVhost(int) []*os.File { return nil }
 func (f *fakeTaps) TapUsers(context.Context) (map[string]engine.TapUser, error) {
-	return nil, nil
+	return f.m.users, nil
 }
+func (f *fakeTaps) Descends(pid, from int) bool                                  { return pid == 10*from }
 func (f *fakeTaps) Learned(context.Context) (map[string][]string, error)         { return nil, nil }
 func (f *fakeTaps) Neighbours(context.Context) ([]engine.Neighbour, error)       { return nil, nil }
 func (f *fakeTaps) Counters(context.Context) (map[string]engine.Counters, error) { return nil, nil }

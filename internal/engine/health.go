@@ -69,6 +69,7 @@ func (e *Engine) View(ctx context.Context) (View, error) {
 		v.Networks[name] = e.networkView(n, missing, v)
 	}
 	v.Problems = append(v.Problems, e.hostProblems(missing, doc, leaseErr)...)
+	v.Problems = append(v.Problems, e.sharedNames(v.Ports)...)
 	return v, nil
 }
 

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 
 	"drawbridge/internal/host"
@@ -76,7 +78,10 @@ func (e *Engine) plug(ctx context.Context, r PortRequest, persist bool) (host.Po
 	}
 	p := host.Port{
 		Bridge: n.Bridge, Network: string(n.Name), Guest: r.Guest, MTU: n.EffectiveMTU(),
-		Made: r.Made, Owner: r.Owner, Persistent: persist, Since: e.Now().Unix(),
+		Made: r.Made, Owner: r.Owner, Persistent: persist, PID: r.PID, Since: e.Now().Unix(),
+	}
+	if err := e.soleGuest(ctx, r, persist); err != nil {
+		return p, nil, err
 	}
 	if err := e.nameGuest(&p, r); err != nil {
 		return p, nil, err
@@ -287,21 +292,16 @@ func (e *Engine) unplug(ctx context.Context, ports []host.Port) error {
 
 // reap forgets ports whose tap is gone: the program behind them ended.
 func (e *Engine) reap(ctx context.Context, seen host.State) error {
-	var gone []host.Port
-	for _, p := range e.live {
-		if _, there := seen[host.LinkKey(p.Tap)]; !there {
-			gone = append(gone, p)
+	ports := slices.Collect(maps.Values(e.live))
+	for _, p := range ports {
+		if _, there := seen[host.LinkKey(p.Tap)]; there {
+			continue
 		}
-	}
-	if len(gone) == 0 {
-		return nil
-	}
-	for _, p := range gone {
 		for k := range portWish(p) {
 			delete(seen, k)
 		}
 	}
-	return e.unplug(ctx, gone)
+	return e.reapOf(ctx, ports, seen)
 }
 
 // wishPorts adds the live ports to a wish, and claims what is theirs: a tap

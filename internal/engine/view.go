@@ -117,6 +117,8 @@ type PortRequest struct {
 	Made string
 	// Owner is the user id that may open a persistent tap; -1 for root only.
 	Owner int
+	// PID is the process that asks, 0 if that is not known.
+	PID int
 }
 
 // Lease is an address given to a guest.

@@ -16,6 +16,9 @@ type Port struct {
 	Made string `json:"made"`
 	// Owner is the user id that the port belongs to.
 	Owner int `json:"owner"`
+	// PID is the process that asked for the port, 0 if that is not known. The one
+	// that "drawbridge qemu" was becomes QEMU itself.
+	PID int `json:"pid,omitempty"`
 	// Persistent taps outlive the process that opened them.
 	Persistent bool `json:"persistent"`
 	// Since is when the port was made, in seconds since 1970.

@@ -112,13 +112,14 @@ func eachFD(ctx context.Context, prefix string, f func(pid int, fd, target strin
 }
 
 // TapUsers says which process holds each tap of this network namespace open: a
-// running guest's QEMU, say. A tap that nobody holds is missing.
+// running guest's QEMU, say. A tap that nobody holds is missing. We ourselves,
+// who hand taps over, are named only if nobody else is.
 func TapUsers(ctx context.Context) (map[string]Process, error) {
 	ours, err := namespaceOf("/proc/thread-self/ns/net")
 	if err != nil {
 		return nil, err
 	}
-	users := map[string]Process{}
+	users, self := map[string]Process{}, os.Getpid()
 	err = eachFD(ctx, tunDevice, func(pid int, fd, _ string) {
 		b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "fdinfo", fd))
 		if err != nil {
@@ -128,12 +129,41 @@ func TapUsers(ctx context.Context) (map[string]Process, error) {
 		if name == "" {
 			return
 		}
-		if _, known := users[name]; known || tapNamespace(pid, fd) != ours {
+		if p, known := users[name]; known && p.PID != self || tapNamespace(pid, fd) != ours {
 			return
 		}
 		users[name] = processByPID(pid)
 	})
 	return users, err
+}
+
+// maxDescent bounds how far up Descends looks: QEMU, a shell, a helper.
+const maxDescent = 4
+
+// Descends says whether a process was started by another, itself or through a
+// few others between them. A process that has ended descends from none.
+func Descends(pid, from int) bool {
+	for range maxDescent {
+		b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+		if err != nil {
+			return false
+		}
+		// The name, in brackets, may hold anything; the state and the parent follow
+		// (proc_pid_stat(5)).
+		fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+		if len(fields) < 2 {
+			return false
+		}
+		parent, err := strconv.Atoi(string(fields[1]))
+		if err != nil || parent <= 1 {
+			return false
+		}
+		if parent == from {
+			return true
+		}
+		pid = parent
+	}
+	return false
 }
 
 // tapOfFDInfo reads the line `iff:	NAME` (tun_chr_show_fdinfo in drivers/net/tun.c).

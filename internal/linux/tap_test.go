@@ -91,6 +91,12 @@ func TestTapUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer closeAll(mine)
+	both, err := h.OpenTap("tap-both", 1, -1, false) // as while it is handed over
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(both)
+	files = append(files, both[0])
 	// Something that waits under QEMU's name with the descriptor.
 	qemu := exec.Command("/bin/sh")
 	qemu.Args = []string{"qemu-system-x86_64", "-c", "echo ready; read x", "-name", "guest=ubuntu-cloud,debug-threads=on"}
@@ -106,7 +112,7 @@ func TestTapUsers(t *testing.T) {
 	if err := qemu.Start(); err != nil {
 		t.Fatal(err)
 	}
-	closeAll(files)
+	closeAll(files[:1])
 	if _, err := out.Read(make([]byte, 16)); err != nil {
 		t.Fatal(err)
 	}
@@ -130,6 +136,12 @@ func TestTapUsers(t *testing.T) {
 	}
 	if p := users["tap-qemu"]; p.PID != qemu.Process.Pid || p.Guest != "ubuntu-cloud" {
 		t.Errorf("the tap of pid %d is said to be of %+v", qemu.Process.Pid, p)
+	}
+	if p := users["tap-both"]; p.PID != qemu.Process.Pid {
+		t.Errorf("the tap of pid %d and us is said to be of %+v", qemu.Process.Pid, p)
+	}
+	if !Descends(qemu.Process.Pid, os.Getpid()) || Descends(os.Getpid(), qemu.Process.Pid) || Descends(1, 1) || Descends(qemu.Process.Pid, qemu.Process.Pid) {
+		t.Error("descent is wrong")
 	}
 	if p := users["tap-mine"]; p.PID != os.Getpid() || p.Comm != "linux.test" || p.Guest != "" {
 		t.Errorf("our own tap is said to be of %+v", p)

@@ -109,6 +109,7 @@ func (s *Server) portRequest(ctx context.Context, in api.PortRequest, made strin
 		r.MAC = mac
 	}
 	c := callerOf(ctx)
+	r.PID = int(c.peer.PID)
 	if c.admin {
 		owner, err := ownerOf(in.User, c)
 		r.Owner = owner
