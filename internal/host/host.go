@@ -5,8 +5,8 @@
 // is seen alike, so that comparing, verifying and going back are pure functions.
 // It does not know how anything is changed or why it is wanted.
 //
-// Start reading at Resource below; the kinds are in link.go, rules.go and
-// services.go, the form on disk in json.go.
+// Start reading at Resource below; the kinds are in link.go, address.go, rules.go
+// and services.go, the form on disk in json.go.
 package host
 
 import (
@@ -22,6 +22,8 @@ const (
 	KindLink        Kind = "link"
 	KindAddress     Kind = "address"
 	KindRoute       Kind = "route"
+	KindRule        Kind = "rule"
+	KindNIC         Kind = "nic"
 	KindSysctl      Kind = "sysctl"
 	KindTable       Kind = "table"
 	KindSet         Kind = "set"
@@ -65,7 +67,7 @@ func (k Key) Compare(o Key) int {
 
 // Resource is one thing on a host, wanted or seen. The implementations are the
 // comparable value types of this package and no others; two resources are the
-// same when == says so.
+// same when Same says so, which is == but for time that runs.
 type Resource interface {
 	// Key identifies the resource; it does not depend on changeable attributes.
 	Key() Key
@@ -111,10 +113,15 @@ func (s State) Only(keys []Key) State {
 type Wish struct {
 	Present State
 	Absent  map[Key]bool
+	// Given are things of the host's own that the change carries from one place
+	// to another: each shall be so (or, if nil, not be there) once it is done.
+	// Nobody claims them: from then on they are the host's again, and whoever
+	// manages the host may change them.
+	Given State
 }
 
 // NewWish returns an empty wish.
-func NewWish() Wish { return Wish{Present: State{}, Absent: map[Key]bool{}} }
+func NewWish() Wish { return Wish{Present: State{}, Absent: map[Key]bool{}, Given: State{}} }
 
 // ClaimKind says by what right we change a thing.
 type ClaimKind string

@@ -1,10 +1,5 @@
 package host
 
-import (
-	"net/netip"
-	"strconv"
-)
-
 // The link types that we make, as the kernel names them (IFLA_INFO_KIND); a
 // link of any other type keeps the kernel's word, a plain NIC has "".
 const (
@@ -35,6 +30,9 @@ type Link struct {
 	Hairpin  bool
 	// Alias is the text that `ip link` shows as alias; it names the network.
 	Alias string
+	// Lower is the link of this namespace that this one stands on (IFLA_LINK): the
+	// NIC under a VLAN or macvlan. It is seen, and never changed.
+	Lower string `json:",omitempty"`
 }
 
 // Key is the interface's name.
@@ -51,70 +49,6 @@ func (Link) resource() {}
 
 // LinkKey is the key of the interface of that name.
 func LinkKey(name string) Key { return Key{KindLink, name} }
-
-// Address is an IP address on a link.
-type Address struct {
-	Link string
-	// Addr is the address with its prefix length; host bits are kept.
-	Addr netip.Prefix
-	// NoDAD asks for no duplicate address detection (IFA_F_NODAD): an address
-	// of a bridge of our own has nobody to collide with, and must be usable at
-	// once. False for IPv4.
-	NoDAD bool
-	// Dynamic addresses came with a lifetime, from DHCP or RA, and are never
-	// ours to make.
-	Dynamic bool
-}
-
-// Key is the link and the address.
-func (a Address) Key() Key { return Key{KindAddress, a.Link + " " + a.Addr.String()} }
-
-// Needs is the link.
-func (a Address) Needs() []Key { return []Key{LinkKey(a.Link)} }
-func (Address) resource()      {}
-
-// MainTable and LocalTable are RT_TABLE_MAIN and RT_TABLE_LOCAL.
-const (
-	MainTable  = 254
-	LocalTable = 255
-)
-
-// Route is one entry of a routing table, as far as networks need to see it.
-type Route struct {
-	// Dst is the destination, ::/0 or 0.0.0.0/0 for a default route.
-	Dst netip.Prefix
-	// Gateway is the next hop; invalid if the destination is on the link.
-	Gateway netip.Addr
-	// Link is the outgoing interface; "" for blackholes and multipath routes.
-	Link   string
-	Table  int
-	Metric int
-	// Protocol is who made the route (RTPROT_*: 2 kernel, 3 boot, 4 static, 16 dhcp).
-	Protocol int
-	// Type is RTN_*: 1 unicast, 2 local, 3 broadcast, 6 blackhole.
-	Type int
-}
-
-// Key is what makes a route one of its own to the kernel.
-func (r Route) Key() Key {
-	name := r.Dst.String() + " table " + strconv.Itoa(r.Table) + " metric " + strconv.Itoa(r.Metric)
-	if r.Gateway.IsValid() {
-		name += " via " + r.Gateway.String()
-	}
-	if r.Link != "" {
-		name += " dev " + r.Link
-	}
-	return Key{KindRoute, name + " type " + strconv.Itoa(r.Type)}
-}
-
-// Needs is the outgoing link.
-func (r Route) Needs() []Key {
-	if r.Link == "" {
-		return nil
-	}
-	return []Key{LinkKey(r.Link)}
-}
-func (Route) resource() {}
 
 // Sysctl is one kernel parameter. Path has slashes, so that interface names
 // with dots are no trouble: net/ipv4/ip_forward.

@@ -13,21 +13,43 @@ import (
 // accept_ra=2 must have it before forwarding goes on.
 var rank = map[host.Kind]int{
 	host.KindTable: 0, host.KindSet: 1, host.KindChain: 2, host.KindElement: 3,
-	host.KindLink: 4, host.KindAddress: 6, host.KindRoute: 7, host.KindSysctl: 8,
-	host.KindGuest: 9, host.KindReservation: 10, host.KindPool: 11, host.KindRouter: 12,
-	host.KindZone: 13, host.KindResolver: 14,
+	host.KindLink: 4, host.KindAddress: 6, host.KindRule: 7, host.KindRoute: 9, host.KindSysctl: 11,
+	host.KindGuest: 12, host.KindReservation: 13, host.KindPool: 14, host.KindRouter: 15,
+	host.KindZone: 16, host.KindResolver: 17,
 }
 
-// rankLinkSysctl is the rank of a parameter that belongs to one link: after
-// the link, before its addresses.
-const rankLinkSysctl = 5
+// Between these ranks lies the move of a NIC into a bridge or out of it. In
+// between the NIC is a port while routes still lead over it, which loses
+// nothing: what is sent leaves by the NIC, what arrives comes to the bridge, and
+// both have the addresses. A bridge without its port would lose what is sent.
+const (
+	// rankLinkSysctl is the rank of a parameter that belongs to one link: after
+	// the link, before its addresses.
+	rankLinkSysctl = 5
+	// rankPlug: a link that is there becomes a port once the bridge has its
+	// addresses, and before routes lead over the bridge.
+	rankPlug = 8
+	// rankUnplug: it leaves the bridge once routes lead over it again.
+	rankUnplug = 10
+)
 
 func rankOf(s Step) int {
-	r := rank[s.Key().Kind]
-	if sysctl, ok := firstOf(s.After, s.Before).(host.Sysctl); ok && sysctl.Link != "" {
-		return rankLinkSysctl
+	switch after := firstOf(s.After, s.Before).(type) {
+	case host.Sysctl:
+		if after.Link != "" {
+			return rankLinkSysctl
+		}
+	case host.Link:
+		before, there := s.Before.(host.Link)
+		switch {
+		case !there || s.After == nil || before.Master == after.Master:
+		case after.Master == "":
+			return rankUnplug
+		default:
+			return rankPlug
+		}
 	}
-	return r
+	return rank[s.Key().Kind]
 }
 
 // order sorts steps: elements that go, then everything that comes or changes,
@@ -92,8 +114,40 @@ func sortByRank(steps []Step) {
 		if d := depth[a.Key()] - depth[b.Key()]; d != 0 {
 			return d
 		}
+		if d := within(firstOf(a.After, a.Before), firstOf(b.After, b.Before)); d != 0 {
+			return d
+		}
 		return a.Key().Compare(b.Key())
 	})
+}
+
+// within orders addresses as they were made, since the first of a subnet is its
+// primary, and routes so that a gateway can be reached before it is used:
+// subnets first, then what has a gateway, the narrowest first.
+func within(a, b host.Resource) int {
+	switch a := a.(type) {
+	case host.Address:
+		if b, ok := b.(host.Address); ok {
+			return a.Place - b.Place
+		}
+	case host.Route:
+		b, ok := b.(host.Route)
+		if !ok {
+			return 0
+		}
+		if far := hasGateway(a) - hasGateway(b); far != 0 {
+			return far
+		}
+		return b.Dst.Bits() - a.Dst.Bits()
+	}
+	return 0
+}
+
+func hasGateway(r host.Route) int {
+	if r.Gateway.IsValid() || r.Hops != "" {
+		return 1
+	}
+	return 0
 }
 
 // depths says how long the longest chain of needs below each step is, counting

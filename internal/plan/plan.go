@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 
 	"drawbridge/internal/host"
 )
@@ -154,9 +155,44 @@ func Make(want host.Wish, had host.Ledger, seen host.State) (Plan, error) {
 		keys = append(keys, key)
 	}
 	keys = append(keys, strangers(want, had, seen)...)
+	keys = append(keys, give(goal, ledger, want)...)
 	steps := Diff(goal, seen.Only(keys))
+	if err := restorable(steps); err != nil {
+		return Plan{}, err
+	}
 	cuts := cutPorts(steps, seen)
-	return Plan{Steps: steps, Risk: riskOf(steps, cuts, had), Cuts: cuts, Ledger: ledger}, nil
+	return Plan{Steps: steps, Risk: riskOf(steps, cuts, had, seen), Cuts: cuts, Ledger: ledger}, nil
+}
+
+// give puts what the host shall have of its own into the goal, and out of the
+// ledger: whatever right we had to it ends here.
+func give(goal host.State, ledger host.Ledger, want host.Wish) []host.Key {
+	for key, r := range want.Given {
+		delete(ledger, key)
+		delete(goal, key)
+		if r != nil {
+			goal[key] = r
+		}
+	}
+	return want.Given.Keys()
+}
+
+// restorable refuses steps that take something away which could not be made
+// again as it is.
+func restorable(steps []Step) error {
+	for _, s := range steps {
+		var what string
+		switch r := s.Before.(type) {
+		case host.Address:
+			what = r.Unrestorable
+		case host.Route:
+			what = r.Unrestorable
+		}
+		if what != "" {
+			return &UnrestorableError{Key: s.Key(), Attributes: strings.Split(what, ", ")}
+		}
+	}
+	return nil
 }
 
 // claimFor says by what right wanted may stand where there is now.
@@ -169,7 +205,7 @@ func claimFor(wanted, there host.Resource, had host.Ledger) (host.Claim, error) 
 	case there == nil:
 		return host.Claim{Kind: host.Made}, nil
 	case key.Kind == host.KindSysctl:
-		if there == wanted {
+		if host.Same(there, wanted) {
 			return host.Claim{}, nil
 		}
 		// Parameters of the whole host, and of links that are not ours, gate
@@ -226,7 +262,7 @@ func Diff(goal, seen host.State) []Step {
 		there, ok := seen[key]
 		if !ok {
 			steps = append(steps, Step{After: wanted})
-		} else if there != wanted {
+		} else if !host.Same(there, wanted) {
 			steps = append(steps, Step{Before: there, After: wanted})
 		}
 	}
@@ -241,18 +277,20 @@ func Diff(goal, seen host.State) []Step {
 // cutPorts names the links that are plugged into a bridge which a step deletes,
 // or which a step unplugs.
 func cutPorts(steps []Step, seen host.State) []string {
-	gone := map[string]bool{}
+	gone, replugged := map[string]bool{}, map[string]bool{}
 	for _, s := range steps {
-		if l, ok := s.Before.(host.Link); ok && s.After == nil && l.Type == host.TypeBridge {
+		l, ok := s.Before.(host.Link)
+		if ok && s.After == nil && l.Type == host.TypeBridge {
 			gone[l.Name] = true
 		}
+		replugged[s.Key().Name] = ok && s.After != nil
 	}
 	if len(gone) == 0 {
 		return nil
 	}
 	var cuts []string
 	for _, r := range seen {
-		if l, ok := r.(host.Link); ok && gone[l.Master] {
+		if l, ok := r.(host.Link); ok && gone[l.Master] && !replugged[l.Name] {
 			cuts = append(cuts, l.Name)
 		}
 	}
@@ -260,13 +298,13 @@ func cutPorts(steps []Step, seen host.State) []string {
 	return cuts
 }
 
-func riskOf(steps []Step, cuts []string, had host.Ledger) Risk {
+func riskOf(steps []Step, cuts []string, had host.Ledger, seen host.State) Risk {
 	risk := RiskNone
 	if len(cuts) > 0 {
 		risk = RiskGuest
 	}
 	for _, s := range steps {
-		if touchesForeignLink(s, had) {
+		if touchesForeignLink(s, had) && !plugsIdle(s, seen) {
 			return RiskHost
 		}
 	}
@@ -294,6 +332,27 @@ func touchesForeignLink(s Step, had host.Ledger) bool {
 		return false
 	}
 	return had[host.LinkKey(link)].Kind != host.Made
+}
+
+// plugsIdle says whether a step does no more than plug a link into a bridge over
+// which the host itself does not speak: the link has no addresses but
+// link-local ones and was in no bridge.
+func plugsIdle(s Step, seen host.State) bool {
+	before, ok1 := s.Before.(host.Link)
+	after, ok2 := s.After.(host.Link)
+	if !ok1 || !ok2 || before.Master != "" {
+		return false
+	}
+	before.Master, before.Up, before.Isolated, before.Hairpin = after.Master, after.Up, after.Isolated, after.Hairpin
+	if before != after {
+		return false
+	}
+	for _, r := range seen {
+		if a, ok := r.(host.Address); ok && a.Link == after.Name && !a.Addr.Addr().IsLinkLocalUnicast() {
+			return false
+		}
+	}
+	return true
 }
 
 func firstOf(a, b host.Resource) host.Resource {
