@@ -50,13 +50,15 @@ func (e *Engine) Follow(ctx context.Context, hints <-chan Hint) {
 			if h.Who != "" {
 				who = h.Who
 			}
-			if !drain(ctx, hints, &who, max(settleTime, time.Until(rested))) {
+			if !drain(ctx, hints, &who, max(settleTime, time.Until(rested), e.echo())) {
 				return
 			}
 		case <-timer.C:
 		}
 		began := time.Now()
-		e.repair(ctx, who)
+		if !e.glance(ctx) {
+			e.repair(ctx, who)
+		}
 		rested, who = time.Now().Add(restFactor*time.Since(began)), ""
 		timer.Reset(min(tick, e.nextTry()))
 	}
@@ -145,6 +147,8 @@ type quarrel struct {
 	until time.Time
 	about string
 	with  string
+	// changed is when we last changed the host.
+	changed time.Time
 }
 
 // One repair of a thing in a while is repair; quarrelCount within
@@ -178,7 +182,7 @@ func (q *quarrel) note(keys []host.Key, who string) {
 // calm is told that all was well; after a window of peace the rest is forgotten.
 func (q *quarrel) calm() {
 	if !q.until.IsZero() && q.now().Sub(q.until) > quarrelWindow {
-		*q = quarrel{now: q.now, seen: map[host.Key][]time.Time{}}
+		*q = quarrel{now: q.now, seen: map[host.Key][]time.Time{}, changed: q.changed}
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/plan"
@@ -61,6 +62,7 @@ func (e *Engine) carryOut(ctx context.Context, title string, d draft) (txn.Txn, 
 		ID: newID(), Title: title, Steps: d.plan.Steps, Scope: scope, Snapshot: snapshot, Goal: goal,
 		Doc: d.doc, Ledger: d.plan.Ledger,
 	})
+	e.quarrel.changed = time.Now()
 	if done.Phase == txn.Stuck || done.Phase == txn.Waiting {
 		e.open = append(e.open, done)
 	}

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/plan"
@@ -67,6 +68,11 @@ func (h *Host) Observe(ctx context.Context, keys ...host.Key) (host.State, error
 		byKind[familyOf(k.Kind)] = append(byKind[familyOf(k.Kind)], k)
 	}
 	seen := host.State{}
+	rules := func(host.State) error { return nil }
+	if asked := byKind[host.KindTable]; asked != nil {
+		rules = h.rulesMeanwhile(ctx, asked)
+		delete(byKind, host.KindTable)
+	}
 	for kind, keys := range byKind {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -81,8 +87,6 @@ func (h *Host) Observe(ctx context.Context, keys ...host.Key) (host.State, error
 			err = h.observeRoutes(seen, keys)
 		case host.KindSysctl:
 			err = observeSysctls(seen, keys)
-		case host.KindTable:
-			err = h.observeRules(ctx, seen, keys)
 		default:
 			err = fmt.Errorf("observe %s: not a kind of the kernel", keys[0])
 		}
@@ -90,11 +94,12 @@ func (h *Host) Observe(ctx context.Context, keys ...host.Key) (host.State, error
 			return nil, err
 		}
 	}
-	return seen, nil
+	return seen, rules(seen)
 }
 
 func (h *Host) observeAll(ctx context.Context) (host.State, error) {
 	seen := host.State{}
+	rules := h.rulesMeanwhile(ctx, nil)
 	names, err := h.allLinks(seen)
 	if err != nil {
 		return nil, err
@@ -105,21 +110,27 @@ func (h *Host) observeAll(ctx context.Context) (host.State, error) {
 	if err := h.allRoutes(seen, names); err != nil {
 		return nil, err
 	}
-	if err := h.observeRules(ctx, seen, nil); err != nil {
-		return nil, err
-	}
-	return seen, nil
+	return seen, rules(seen)
 }
 
-func (h *Host) observeRules(ctx context.Context, seen host.State, keys []host.Key) error {
-	found, err := h.rules.observe(ctx, keys)
-	if err != nil {
-		return err
+// rulesMeanwhile begins to read rules, all of ours if keys is nil, while other
+// things are read; the function that it returns waits for them and adds them to
+// what else was seen.
+func (h *Host) rulesMeanwhile(ctx context.Context, keys []host.Key) func(host.State) error {
+	type answer struct {
+		found host.State
+		err   error
 	}
-	for _, r := range found {
-		seen.Add(r)
+	answers := make(chan answer, 1)
+	go func() {
+		found, err := h.rules.observe(ctx, keys)
+		answers <- answer{found, err}
+	}()
+	return func(seen host.State) error {
+		a := <-answers
+		maps.Copy(seen, a.found)
+		return a.err
 	}
-	return nil
 }
 
 // familyOf joins the kinds that go into one kernel transaction: all of nftables

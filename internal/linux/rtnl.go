@@ -13,6 +13,8 @@ import (
 // error go in one message each, and nothing is lost on the way back.
 type rtnl struct {
 	conn *netlink.Conn
+	// dumps is for listing whole tables, so that no other question waits for it.
+	dumps *netlink.Conn
 }
 
 // message flags of the three ways to ask for something.
@@ -30,16 +32,24 @@ const dumpTries = 20
 var errInterrupted = errors.New("the table kept changing while it was read")
 
 func dialRtnl() (*rtnl, error) {
-	// The reason for an error in words, and filters in dumps that are obeyed or
-	// refused but never overlooked.
-	sock, port, err := openAsk(unix.NETLINK_ROUTE, unix.NETLINK_EXT_ACK, unix.NETLINK_GET_STRICT_CHK)
-	if err != nil {
-		return nil, fmt.Errorf("open a netlink socket: %w", err)
+	var conns [2]*netlink.Conn
+	for i := range conns {
+		// The reason for an error in words, and filters in dumps that are obeyed or
+		// refused but never overlooked.
+		sock, port, err := openAsk(unix.NETLINK_ROUTE, unix.NETLINK_EXT_ACK, unix.NETLINK_GET_STRICT_CHK)
+		if err != nil {
+			err = fmt.Errorf("open a netlink socket: %w", err)
+			if i > 0 {
+				err = errors.Join(err, conns[0].Close())
+			}
+			return nil, err
+		}
+		conns[i] = netlink.NewConn(sock, port)
 	}
-	return &rtnl{netlink.NewConn(sock, port)}, nil
+	return &rtnl{conn: conns[0], dumps: conns[1]}, nil
 }
 
-func (r *rtnl) close() error { return r.conn.Close() }
+func (r *rtnl) close() error { return errors.Join(r.conn.Close(), r.dumps.Close()) }
 
 // attributes adds a message's attributes; nil for none.
 type attributes func(*netlink.AttributeEncoder)
@@ -56,7 +66,11 @@ func (r *rtnl) do(typ uint16, flags netlink.HeaderFlags, header []byte, attrs at
 		}
 		data = append(data, b...)
 	}
-	return r.conn.Execute(netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(typ), Flags: flags}, Data: data})
+	conn := r.conn
+	if flags&netlink.Dump == netlink.Dump {
+		conn = r.dumps
+	}
+	return conn.Execute(netlink.Message{Header: netlink.Header{Type: netlink.HeaderType(typ), Flags: flags}, Data: data})
 }
 
 // dump lists a table, again and again until it was not changed meanwhile.

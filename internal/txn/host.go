@@ -7,8 +7,9 @@ import (
 	"drawbridge/internal/plan"
 )
 
-// Host is the machine, or one kind of things on it. Package nettest has a fake
-// with the kernel's cascades; both pass nettest.Contract.
+// Host is the machine, or one kind of things on it. Its methods may be called by
+// several goroutines. Package nettest has a fake with the kernel's cascades; both
+// pass nettest.Contract.
 type Host interface {
 	// Observe reads the resources with the given keys; those that are not there
 	// are missing from the answer. With no keys it reads all that can be listed

@@ -10,17 +10,14 @@ import (
 	"drawbridge/internal/plan"
 )
 
-// Mux is a Host made of several, each for its own kinds. Each of them is called
-// by one goroutine at a time.
+// Mux is a Host made of several, each for its own kinds. They are called by
+// several goroutines at a time, as Mux is.
 type Mux struct {
 	parts  []*part
 	byKind map[host.Kind]*part
 }
 
-type part struct {
-	mu   sync.Mutex
-	host Host
-}
+type part struct{ host Host }
 
 // NewMux returns a host without any kinds.
 func NewMux() *Mux { return &Mux{byKind: map[host.Kind]*part{}} }
@@ -43,23 +40,31 @@ func (m *Mux) Observe(ctx context.Context, keys ...host.Key) (host.State, error)
 			ask[p] = append(ask[p], k)
 		}
 	}
+	var asked []*part
 	for _, p := range m.parts {
-		if len(keys) > 0 && len(ask[p]) == 0 {
-			continue
+		if len(keys) == 0 || len(ask[p]) > 0 {
+			asked = append(asked, p)
 		}
-		seen, err := p.observe(ctx, ask[p])
+	}
+	// At the same time: each waits for another, the kernel or a process.
+	var asking sync.WaitGroup
+	states, errs := make([]host.State, len(asked)), make([]error, len(asked))
+	for i, p := range asked {
+		observe := func() { states[i], errs[i] = p.host.Observe(ctx, ask[p]...) }
+		if i == len(asked)-1 {
+			observe()
+		} else {
+			asking.Go(observe)
+		}
+	}
+	asking.Wait()
+	for i, err := range errs {
 		if err != nil {
 			return nil, err
 		}
-		maps.Copy(all, seen)
+		maps.Copy(all, states[i])
 	}
 	return all, nil
-}
-
-func (p *part) observe(ctx context.Context, keys []host.Key) (host.State, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.host.Observe(ctx, keys...)
 }
 
 // Apply hands each run of neighbouring steps to the part that knows their kind.
@@ -73,16 +78,10 @@ func (m *Mux) Apply(ctx context.Context, steps []plan.Step) error {
 		for n < len(steps) && m.byKind[steps[n].Key().Kind] == p {
 			n++
 		}
-		if err := p.apply(ctx, steps[:n]); err != nil {
+		if err := p.host.Apply(ctx, steps[:n]); err != nil {
 			return err
 		}
 		steps = steps[n:]
 	}
 	return nil
-}
-
-func (p *part) apply(ctx context.Context, steps []plan.Step) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.host.Apply(ctx, steps)
 }

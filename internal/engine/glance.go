@@ -1,0 +1,54 @@
+package engine
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	"drawbridge/internal/host"
+)
+
+// ownEcho is how long after a change of ours a look waits: the events that ask
+// for it are mostly of our own doing, which was verified by itself, and the next
+// command shall not have to wait for the look.
+const ownEcho = 30 * time.Millisecond
+
+// echo is how long a look has to wait because of a change of ours.
+func (e *Engine) echo() time.Duration {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return time.Until(e.quarrel.changed.Add(ownEcho))
+}
+
+// glance says whether all is as it should be, without keeping commands waiting
+// as repair does: a look at a thousand ports takes 40 ms. What changes while it
+// looks can make it say no, and then repair looks again; what changes later has
+// an event of its own.
+func (e *Engine) glance(ctx context.Context) bool {
+	e.mu.Lock()
+	busy := len(e.open) > 0 || len(e.held) > 0 || e.quarrel.resting()
+	// What planning needs of the engine, as it is now.
+	still := &Engine{Config: e.Config, live: maps.Clone(e.live)}
+	e.mu.Unlock()
+	if busy {
+		return false
+	}
+	want := e.Store.Document()
+	facts, err := still.look(ctx)
+	if err != nil {
+		return false
+	}
+	for tap := range still.live {
+		if _, there := facts.Seen[host.LinkKey(tap)]; !there {
+			return false
+		}
+	}
+	d, err := still.planFor(ctx, want, facts)
+	if err != nil || len(d.plan.Steps) > 0 || !maps.Equal(d.plan.Ledger, e.Store.Ledger()) {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.quarrel.calm()
+	return true
+}
