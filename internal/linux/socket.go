@@ -184,13 +184,18 @@ func OpenDNS(bridge string, addr netip.Addr) (udp, tcp *os.File, err error) {
 // is 1 in every namespace). Connections inherit it from their listener.
 func arrivalFilter(index int) (option, error) {
 	const whole = 0x40000
-	program, err := bpf.Assemble([]bpf.Instruction{
+	return socketFilter([]bpf.Instruction{
 		bpf.LoadExtension{Num: bpf.ExtInterfaceIndex},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(index), SkipTrue: 1},
 		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 1, SkipTrue: 1},
 		bpf.RetConstant{Val: whole},
 		bpf.RetConstant{Val: 0},
 	})
+}
+
+// socketFilter puts a program in front of a socket's buffer.
+func socketFilter(instructions []bpf.Instruction) (option, error) {
+	program, err := bpf.Assemble(instructions)
 	if err != nil {
 		return nil, err
 	}
