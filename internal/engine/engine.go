@@ -121,6 +121,8 @@ type Engine struct {
 	open []txn.Txn
 	// live are the ports by tap.
 	live map[string]host.Port
+	// leaving are ports that wait to be detached.
+	leaving leavers
 	// held are networks that cannot run just now, and why.
 	held map[spec.NetworkName]string
 	// quarrel counts repairs of one thing, to notice who keeps undoing them.

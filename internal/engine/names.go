@@ -19,15 +19,18 @@ import (
 // which stands for a program that is not known yet.
 func (e *Engine) soleGuest(ctx context.Context, r PortRequest, persist bool) error {
 	var same []host.Port
-	var taps []host.Key
-	for _, tap := range slices.Sorted(maps.Keys(e.live)) {
-		if p := e.live[tap]; r.Guest != "" && p.Guest == r.Guest {
+	for _, p := range e.live {
+		if r.Guest != "" && p.Guest == r.Guest {
 			same = append(same, p)
-			taps = append(taps, host.LinkKey(tap))
 		}
 	}
 	if len(same) == 0 {
 		return nil
+	}
+	slices.SortFunc(same, func(a, b host.Port) int { return strings.Compare(a.Tap, b.Tap) })
+	var taps []host.Key
+	for _, p := range same {
+		taps = append(taps, host.LinkKey(p.Tap))
 	}
 	// A guest that ended just now may not have been noticed yet; who starts it
 	// again gets name and hardware address back.

@@ -43,20 +43,6 @@ func (e *Engine) AttachPort(ctx context.Context, r PortRequest) (Port, error) {
 	return portView(p), nil
 }
 
-// DetachPort unplugs and deletes a tap that AttachPort made.
-func (e *Engine) DetachPort(ctx context.Context, tap string) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	p, ok := e.live[tap]
-	if !ok {
-		return fmt.Errorf("port %q: %w", tap, spec.ErrNotFound)
-	}
-	if !p.Persistent {
-		return fmt.Errorf("port %q belongs to a running program and goes with it: %w", tap, spec.ErrInUse)
-	}
-	return e.unplug(ctx, []host.Port{p})
-}
-
 func (r PortRequest) target() string {
 	if r.Bridge != "" {
 		return "bridge " + strconv.Quote(r.Bridge)
@@ -177,18 +163,20 @@ func (e *Engine) nameGuest(p *host.Port, r PortRequest) error {
 	if r.NoMAC {
 		return nil
 	}
-	taken := map[string]string{}
-	for _, o := range e.live {
-		if o.Bridge == p.Bridge {
-			taken[o.MAC] = nameOr(o.Guest, o.Tap)
+	taken := func(mac string) (by string, used bool) {
+		for _, o := range e.live {
+			if o.MAC == mac && o.Bridge == p.Bridge {
+				return nameOr(o.Guest, o.Tap), true
+			}
 		}
+		return "", false
 	}
 	if r.MAC != "" {
 		mac, err := spec.ParseMAC(r.MAC)
 		if err != nil {
 			return err
 		}
-		if other, used := taken[mac]; used {
+		if other, used := taken(mac); used {
 			return &spec.InvalidError{Field: "mac", Reason: fmt.Sprintf("%s is in use on %s by %s", mac, p.Bridge, other)}
 		}
 		p.MAC = mac
@@ -197,7 +185,7 @@ func (e *Engine) nameGuest(p *host.Port, r PortRequest) error {
 	for i := 0; ; i++ {
 		sum := sha256.Sum256([]byte(e.Seed + "\x00" + p.Network + "\x00" + r.Guest + "\x00" + strconv.Itoa(i)))
 		p.MAC = spec.FormatMAC([6]byte{0x52, 0x54, 0x00, sum[0], sum[1], sum[2]})
-		if _, used := taken[p.MAC]; !used {
+		if _, used := taken(p.MAC); !used {
 			return nil
 		}
 	}
@@ -212,11 +200,13 @@ func (e *Engine) openFreeTap(p *host.Port, r PortRequest) ([]*os.File, error) {
 	if queues > 256 {
 		return nil, &spec.InvalidError{Field: "queues", Reason: fmt.Sprintf("%d is more than the 256 that a tap can have", queues)}
 	}
+	name := []byte("vnet")
 	for i := range maxTaps {
-		p.Tap = "vnet" + strconv.Itoa(i)
-		if _, used := e.live[p.Tap]; used {
+		name = strconv.AppendInt(name[:len("vnet")], int64(i), 10)
+		if _, used := e.live[string(name)]; used {
 			continue
 		}
+		p.Tap = string(name)
 		taps, err := e.Taps.OpenTap(p.Tap, queues, p.Owner, p.Persistent)
 		if errors.Is(err, fs.ErrExist) {
 			continue

@@ -40,13 +40,15 @@ func (h *Host) OpenTap(name string, queues, owner int, persist bool) (files []*o
 		flags |= unix.IFF_MULTI_QUEUE
 	}
 	for i := range max(queues, 1) {
-		f, err := os.OpenFile(tunDevice, os.O_RDWR, 0)
+		// Not os.OpenFile, which would have the runtime wait for packets on it.
+		fd, err := unix.Open(tunDevice, unix.O_RDWR|unix.O_CLOEXEC, 0)
 		if isAny(err, fs.ErrNotExist, unix.ENODEV, unix.ENXIO) {
 			return files, fmt.Errorf("create tap %s: %w", name, ErrNoTun)
 		}
 		if err != nil {
-			return files, fmt.Errorf("create tap %s: %w", name, err)
+			return files, fmt.Errorf("create tap %s: open %s: %w", name, tunDevice, err)
 		}
+		f := os.NewFile(uintptr(fd), tunDevice)
 		files = append(files, f)
 		if err := setTap(f, name, flags, i == 0); err != nil {
 			return files, fmt.Errorf("create tap %s: %w", name, err)
