@@ -44,6 +44,7 @@ func guestsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			go giveBack(ctx)
 			if _, err := daemon.SdNotify(true, daemon.SdNotifyReady); err != nil {
 				log.Warn("service manager was not told", "err", err)
 			}

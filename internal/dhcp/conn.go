@@ -3,6 +3,7 @@ package dhcp
 import (
 	"errors"
 	"net/netip"
+	"sync"
 )
 
 // ErrGone says that the interface that a Conn was opened on is no more.
@@ -12,12 +13,29 @@ var ErrGone = errors.New("the interface is gone")
 // capacity is maxMessage, and cuts it to the message's length.
 type Message struct{ Data []byte }
 
+// Room lends places for messages, 50 kB at a time: a hundred idle bridges hold
+// none of it. The zero value is ready; it may be used from several goroutines.
+type Room struct{ pool sync.Pool }
+
+// Take lends places for batchSize messages.
+func (r *Room) Take() []Message {
+	if m, ok := r.pool.Get().(*[]Message); ok {
+		return *m
+	}
+	return newMessages(batchSize)
+}
+
+// Give takes back what Take lent, or the beginning of it.
+func (r *Room) Give(m []Message) {
+	m = m[:cap(m)]
+	r.pool.Put(&m)
+}
+
 // maxMessage is the longest message that is read, in bytes; longer ones are cut
 // and thereby malformed. Clients that follow RFC 2131 send up to 576.
 const maxMessage = 1500
 
-// newMessages makes places that share one piece of memory, which only becomes
-// resident as far as it is used.
+// newMessages makes places that share one piece of memory.
 func newMessages(n int) []Message {
 	slab := make([]byte, n*maxMessage)
 	out := make([]Message, n)
@@ -37,10 +55,10 @@ type ARPReply struct {
 // ReceiveARP are called from one goroutine each, the others from any.
 type Conn interface {
 	// Receive waits for at least one message, then takes those that are there
-	// already, and returns how many. Data of each is valid until the next call.
-	// After an error nothing more will come: it wraps net.ErrClosed after
-	// Close, ErrGone if the interface vanished.
-	Receive(into []Message) (int, error)
+	// already into places of room, which the caller gives back. After an error
+	// nothing more will come: it wraps net.ErrClosed after Close, ErrGone if the
+	// interface vanished.
+	Receive(room *Room) ([]Message, error)
 	// ReceiveARP waits for the next ARP reply that was sent to us.
 	ReceiveARP() (ARPReply, error)
 	// Send sends replies, as many as it can, and does not wait. The error is

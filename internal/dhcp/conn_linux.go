@@ -128,27 +128,32 @@ func ignoreClosed(err error) error {
 	return err
 }
 
-// Receive reads datagrams until none is left or into is full.
-func (c *socketConn) Receive(into []Message) (int, error) {
+// Receive reads datagrams until none is left or the room is full.
+func (c *socketConn) Receive(room *Room) ([]Message, error) {
 	for faults := 0; ; {
-		n := 0
+		var got []Message
 		var fault error
 		err := c.udpRaw.Read(func(fd uintptr) bool {
-			n, fault = readAllOf(int(fd), into)
+			into, n := room.Take(), 0
+			if n, fault = readAllOf(int(fd), into); n > 0 {
+				got = into[:n]
+			} else {
+				room.Give(into) // nothing is kept while waiting
+			}
 			return n > 0 || fault != nil
 		})
 		switch {
 		case c.gone.Load():
-			return 0, ErrGone
+			return nil, ErrGone
 		case err != nil:
-			return 0, fmt.Errorf("receive DHCP: %w", net.ErrClosed)
-		case n > 0:
-			return n, nil
+			return nil, fmt.Errorf("receive DHCP: %w", net.ErrClosed)
+		case len(got) > 0:
+			return got, nil
 		}
 		// Errors of a UDP socket are news about single packets or the link and
 		// are cleared by being read; one that stays is none of these.
 		if faults++; faults > 100 {
-			return 0, fmt.Errorf("receive DHCP: %w", fault)
+			return nil, fmt.Errorf("receive DHCP: %w", fault)
 		}
 	}
 }

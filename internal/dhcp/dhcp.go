@@ -34,6 +34,7 @@ type Config struct {
 type Server struct {
 	leases *Leases
 	log    *slog.Logger
+	room   Room
 
 	mu       sync.Mutex
 	services map[string]*service // by bridge
@@ -104,7 +105,7 @@ func (s *Server) Stats() []Stats {
 func (s *Server) service(bridge string) *service {
 	svc, ok := s.services[bridge]
 	if !ok {
-		svc = newService(bridge, s.leases, s.log)
+		svc = newService(bridge, s.leases, s.log, &s.room)
 		s.services[bridge] = svc
 	}
 	return svc

@@ -36,7 +36,8 @@ func newChanConn() *chanConn {
 	}
 }
 
-func (c *chanConn) Receive(into []Message) (int, error) {
+func (c *chanConn) Receive(room *Room) ([]Message, error) {
+	into := room.Take()
 	n := 0
 	put := func(b []byte) {
 		into[n].Data = append(into[n].Data[:0], b...)
@@ -46,17 +47,17 @@ func (c *chanConn) Receive(into []Message) (int, error) {
 	case b := <-c.in:
 		put(b)
 	case <-c.done:
-		return 0, net.ErrClosed
+		return nil, net.ErrClosed
 	}
 	for n < len(into) {
 		select {
 		case b := <-c.in:
 			put(b)
 		default:
-			return n, nil
+			return into[:n], nil
 		}
 	}
-	return n, nil
+	return into[:n], nil
 }
 
 func (c *chanConn) ReceiveARP() (ARPReply, error) {

@@ -202,7 +202,7 @@ func FuzzHandle(f *testing.F) {
 	}
 	f.Cleanup(func() { l.Close() })
 	f.Fuzz(func(t *testing.T, data []byte) {
-		s := newService("virbr0", l, quiet)
+		s := newService("virbr0", l, quiet, new(Room))
 		s.apply(thePool, false)
 		var b batch
 		s.handleSafely(data, &b)

@@ -21,6 +21,7 @@ type service struct {
 	bridge string
 	leases *Leases
 	log    *slog.Logger
+	room   *Room
 
 	mu           sync.Mutex
 	pool         host.Pool
@@ -34,9 +35,9 @@ type service struct {
 	fullSaid     time.Time
 }
 
-func newService(bridge string, leases *Leases, log *slog.Logger) *service {
+func newService(bridge string, leases *Leases, log *slog.Logger, room *Room) *service {
 	return &service{
-		bridge: bridge, leases: leases, log: log.With("bridge", bridge),
+		bridge: bridge, leases: leases, log: log.With("bridge", bridge), room: room,
 		reservations: map[string]host.Reservation{}, guests: map[[6]byte]host.Guest{},
 		probes: map[uint32]*probe{}, counts: Stats{Dropped: map[string]uint64{}},
 	}
@@ -102,18 +103,18 @@ func (s *service) idle() bool {
 
 // loop receives and answers until conn ends.
 func (s *service) loop(conn Conn) error {
-	messages := newMessages(batchSize)
 	for {
-		n, err := conn.Receive(messages)
+		messages, err := conn.Receive(s.room)
 		if err != nil {
 			return err
 		}
 		s.leases.room()
 		s.process(func(b *batch) {
-			for i := range messages[:n] {
+			for i := range messages {
 				s.handleSafely(messages[i].Data, b)
 			}
 		})
+		s.room.Give(messages)
 	}
 }
 
