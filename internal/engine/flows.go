@@ -26,7 +26,8 @@ type Flow struct {
 // FlowQuery says which flows are meant; zero fields mean any.
 type FlowQuery struct {
 	Proto uint8
-	// Dst is the original destination, and Guest who answers.
+	// Dst is the original destination, and Guest who answers. The unspecified
+	// address means every one of its family.
 	Dst, Guest netip.Addr
 	// First and Last are the original destination ports, both included.
 	First, Last uint16

@@ -34,7 +34,8 @@ type Flow struct {
 // FlowQuery says which flows are meant; zero fields mean any.
 type FlowQuery struct {
 	Proto uint8
-	// Dst is the original destination, and Guest who answers.
+	// Dst is the original destination, and Guest who answers. The unspecified
+	// address means every one of its family.
 	Dst, Guest netip.Addr
 	// First and Last are the original destination ports, both included.
 	First, Last uint16
@@ -91,8 +92,12 @@ func (q FlowQuery) filter() (family byte, attrs []byte) {
 func (q FlowQuery) keeps(f Flow) bool {
 	port := f.Dst.Port()
 	return (q.Proto == 0 || f.Proto == q.Proto) && (!q.DNAT || f.DNAT) &&
-		(!q.Dst.IsValid() || f.Dst.Addr() == q.Dst) && (!q.Guest.IsValid() || f.ReplySrc.Addr() == q.Guest) &&
+		isMeant(q.Dst, f.Dst.Addr()) && isMeant(q.Guest, f.ReplySrc.Addr()) &&
 		(q.First == 0 || port >= q.First) && (q.Last == 0 || port <= q.Last)
+}
+
+func isMeant(want, have netip.Addr) bool {
+	return !want.IsValid() || want == have || want.IsUnspecified() && want.Is4() == have.Is4()
 }
 
 // List gives the flows that the query means, until yield says no. Flows of other

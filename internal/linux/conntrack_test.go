@@ -172,6 +172,9 @@ func TestListFlows(t *testing.T) {
 		{"IPv6 address and port", FlowQuery{Dst: door6, Proto: udp, First: 8085, Last: 8085}, []string{b6}},
 		{"IPv6 guest", FlowQuery{Guest: guest6, DNAT: true}, []string{a6, b6}},
 		{"IPv6 address that nothing went to", FlowQuery{Dst: guest6, DNAT: true}, nil},
+		{"every IPv4 address", FlowQuery{Dst: netip.IPv4Unspecified(), Proto: udp, First: 8080, Last: 8080}, []string{a}},
+		{"every IPv6 address", FlowQuery{Dst: netip.IPv6Unspecified(), Proto: udp, First: 8080, Last: 8080}, []string{a6}},
+		{"every IPv6 address, range", FlowQuery{Dst: netip.IPv6Unspecified(), Proto: udp, First: 8000, Last: 8999, DNAT: true}, []string{a6, b6}},
 		{"nothing", FlowQuery{Dst: door4, Proto: udp, First: 9000, Last: 9999}, nil},
 		{"everything", FlowQuery{}, theirs(t)},
 	} {

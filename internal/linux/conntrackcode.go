@@ -82,7 +82,7 @@ type tupleFilter struct {
 }
 
 func (t *tupleFilter) add(a netip.Addr, kind uint16, flag uint32) {
-	if a.IsValid() {
+	if a.IsValid() && !a.IsUnspecified() {
 		t.ip = put(t.ip, kind, a.AsSlice())
 		t.flags |= flag
 	}
