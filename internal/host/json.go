@@ -21,7 +21,12 @@ func MarshalResource(r Resource) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode %s: %w", r.Key(), err)
 	}
-	return json.Marshal(tagged{r.Key().Kind, value})
+	// As json.Marshal would write tagged, without reading the value once more: a
+	// change of many things writes each of them several times.
+	b := make([]byte, 0, len(value)+len(`{"kind":"router-advertisement","value":}`))
+	b = append(append(b, `{"kind":"`...), r.Key().Kind...)
+	b = append(append(b, `","value":`...), value...)
+	return append(b, '}'), nil
 }
 
 // UnmarshalResource reads what MarshalResource wrote.
@@ -58,15 +63,18 @@ func decode[R Resource](b []byte) (Resource, error) {
 
 // MarshalJSON writes a state as a list of tagged resources in a stable order.
 func (s State) MarshalJSON() ([]byte, error) {
-	list := make([]json.RawMessage, 0, len(s))
-	for _, k := range s.Keys() {
+	list := []byte{'['}
+	for i, k := range s.Keys() {
 		b, err := MarshalResource(s[k])
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, b)
+		if i > 0 {
+			list = append(list, ',')
+		}
+		list = append(list, b...)
 	}
-	return json.Marshal(list)
+	return append(list, ']'), nil
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote.

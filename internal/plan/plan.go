@@ -58,7 +58,10 @@ func (s Step) MarshalJSON() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(stepJSON{before, after})
+	b := make([]byte, 0, len(before)+len(after)+len(`{"before":,"after":}`))
+	b = append(append(b, `{"before":`...), before...)
+	b = append(append(b, `,"after":`...), after...)
+	return append(b, '}'), nil
 }
 
 // UnmarshalJSON reads what MarshalJSON wrote.
