@@ -31,7 +31,7 @@ table inet t {
     ip daddr 127.9.9.9 tcp dport 8000-8999 dnat ip to 127.0.0.1:7000
     ip daddr 127.9.9.9 sctp dport 8000-8999 dnat ip to 127.0.0.1:7000
     ip daddr 127.9.9.8 meta l4proto icmp dnat ip to 127.0.0.1
-    ip6 daddr fd00:9::9 udp dport 8000-8999 dnat ip6 to [fd00:9::1]:7000
+    ip6 daddr fd00:c7::9 udp dport 8000-8999 dnat ip6 to [fd00:c7::1]:7000
   }
 }
 `
@@ -40,7 +40,7 @@ table inet t {
 func tracked(t testing.TB) Conntrack {
 	t.Helper()
 	nettest.Need(t, nettest.Namespace, nettest.Root, "nft", "conntrack", "ip")
-	for _, a := range []string{"fd00:9::9/128", "fd00:9::1/128", "fd00:9::2/128"} {
+	for _, a := range []string{"fd00:c7::9/128", "fd00:c7::1/128", "fd00:c7::2/128"} {
 		if out, err := exec.Command("ip", "address", "replace", a, "dev", "lo", "nodad").CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
@@ -58,7 +58,10 @@ func tracked(t testing.TB) Conntrack {
 	if out, err := exec.Command("conntrack", "-F").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	t.Cleanup(func() { exec.Command("nft", "flush", "ruleset").Run() })
+	t.Cleanup(func() {
+		exec.Command("nft", "flush", "ruleset").Run()
+		exec.Command("ip", "address", "flush", "dev", "lo", "to", "fd00:c7::/64").Run()
+	})
 	return Conntrack{}
 }
 
@@ -137,7 +140,7 @@ func TestListFlows(t *testing.T) {
 	sink(t, "127.0.0.1:7000")
 	sink(t, "[::]:7001")
 	tell(t, "127.9.9.9:8080", "127.9.9.9:8081", "127.9.9.9:8999", "127.0.0.1:7000", "127.0.0.3:7001")
-	tell(t, "[fd00:9::9]:8080", "[fd00:9::9]:8085", "[fd00:9::2]:7001")
+	tell(t, "[fd00:c7::9]:8080", "[fd00:c7::9]:8085", "[fd00:c7::2]:7001")
 	l, err := net.Listen("tcp", "127.0.0.1:7000")
 	if err != nil {
 		t.Fatal(err)
@@ -148,12 +151,12 @@ func TestListFlows(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	door4, door6, guest4 := netip.MustParseAddr("127.9.9.9"), netip.MustParseAddr("fd00:9::9"), netip.MustParseAddr("127.0.0.1")
-	guest6 := netip.MustParseAddr("fd00:9::1")
+	door4, door6, guest4 := netip.MustParseAddr("127.9.9.9"), netip.MustParseAddr("fd00:c7::9"), netip.MustParseAddr("127.0.0.1")
+	guest6 := netip.MustParseAddr("fd00:c7::1")
 	const udp, tcp = unix.IPPROTO_UDP, unix.IPPROTO_TCP
 	a, b, e := "17 127.9.9.9:8080>127.0.0.1:7000", "17 127.9.9.9:8081>127.0.0.1:7000", "17 127.9.9.9:8999>127.0.0.1:7000"
 	one := "6 127.9.9.9:8080>127.0.0.1:7000"
-	a6, b6 := "17 [fd00:9::9]:8080>[fd00:9::1]:7000", "17 [fd00:9::9]:8085>[fd00:9::1]:7000"
+	a6, b6 := "17 [fd00:c7::9]:8080>[fd00:c7::1]:7000", "17 [fd00:c7::9]:8085>[fd00:c7::1]:7000"
 	for _, c := range []struct {
 		name string
 		q    FlowQuery
@@ -205,14 +208,14 @@ func TestCutFlows(t *testing.T) {
 		doors = append(doors, "127.9.9.9:"+strconv.Itoa(port))
 	}
 	tell(t, doors...)
-	tell(t, "[fd00:9::9]:8080", "[fd00:9::2]:7001")
+	tell(t, "[fd00:c7::9]:8080", "[fd00:c7::2]:7001")
 	if out, err := exec.Command("ping", "-c", "1", "127.9.9.8").CombinedOutput(); err != nil {
 		t.Logf("no ping: %v %s", err, out)
 	}
 	before := theirs(t)
 	for _, q := range []FlowQuery{
 		{Dst: netip.MustParseAddr("127.9.9.9"), Proto: unix.IPPROTO_UDP, First: 8010, Last: 8399},
-		{Dst: netip.MustParseAddr("fd00:9::9"), DNAT: true},
+		{Dst: netip.MustParseAddr("fd00:c7::9"), DNAT: true},
 		{Dst: netip.MustParseAddr("127.9.9.8"), DNAT: true},
 	} {
 		flows := flowsOf(t, ct, q)

@@ -305,29 +305,31 @@ func (a *nftAdapter) try(reset []host.Table, steps []plan.Step) error {
 // lookAgain compares steps with what is there and gives back those that are
 // still to be done. A set that is there with another type cannot be changed
 // while rules use it: then its table is in reset, and the steps make all of it.
+// Only then the table is read as a whole.
 func (a *nftAdapter) lookAgain(steps []plan.Step) (reset []host.Table, left []plan.Step, err error) {
-	v := a.view()
-	seen := map[host.Table]host.State{}
 	byTable := map[host.Table][]plan.Step{}
 	var tables []host.Table
+	keys := make([]host.Key, 0, len(steps))
 	for _, s := range steps {
 		t, _, _, err := splitKey(s.Key())
 		if err != nil {
 			return nil, nil, err
 		}
-		if seen[t] == nil {
-			seen[t] = host.State{}
+		if byTable[t] == nil {
 			tables = append(tables, t)
-			if err := v.table(t, seen[t]); err != nil {
-				return nil, nil, err
-			}
 		}
 		byTable[t] = append(byTable[t], s)
+		keys = append(keys, s.Key())
 	}
+	seen := host.State{}
+	if err := a.read(keys, seen); err != nil {
+		return nil, nil, err
+	}
+	v := a.view()
 	for _, t := range tables {
 		var open []plan.Step
 		for _, s := range byTable[t] {
-			there := seen[t][s.Key()]
+			there := seen[s.Key()]
 			if there != s.After {
 				open = append(open, plan.Step{Before: there, After: s.After})
 			}
@@ -340,7 +342,11 @@ func (a *nftAdapter) lookAgain(steps []plan.Step) (reset []host.Table, left []pl
 			if exists {
 				reset = append(reset, t)
 			}
-			open = remake(seen[t], open)
+			whole := host.State{}
+			if err := v.table(t, whole); err != nil {
+				return nil, nil, err
+			}
+			open = remake(whole, open)
 		}
 		left = append(left, open...)
 	}

@@ -164,6 +164,21 @@ func TestThirtyThousandElements(t *testing.T) {
 	if n != 30000 {
 		t.Errorf("nft lists %d elements, want 30000", n)
 	}
+	// Some by name, one by one, and some that are not there.
+	some, keys := host.State{}, []host.Key{}
+	for i, k := range want.Keys() {
+		if e, ok := want[k].(host.Element); ok && i%60 == 0 {
+			some.Add(e)
+			e.Value += "9"
+			keys = append(keys, k, e.Key())
+			if r, there := want[e.Key()]; there {
+				some.Add(r)
+			}
+		}
+	}
+	if diff := cmp.Diff(some, mustObserve(t, a, keys)); diff != "" || len(some) < 500 {
+		t.Errorf("of %d keys, %d there, wanted (-) and seen (+) differ:\n%s", len(keys), len(some), diff)
+	}
 	// All but the sets, by steps, twice.
 	var steps []plan.Step
 	for _, k := range want.Keys() {

@@ -113,7 +113,7 @@ func (v *nftView) elements(s *nftSet, into host.State) error {
 	found := host.State{}
 	for range listings {
 		before := len(found)
-		elements, messages, err := v.list(s, netlink.Dump, nil)
+		elements, messages, err := v.list(s)
 		if err != nil {
 			return err
 		}
@@ -130,15 +130,21 @@ func (v *nftView) elements(s *nftSet, into host.State) error {
 	return nil
 }
 
-// list reads the elements of a set, or with a list of keys only those, and says
-// in how many messages they came.
-func (v *nftView) list(s *nftSet, flags netlink.HeaderFlags, keys []byte) ([]nftElement, int, error) {
+// list reads all elements of a set, and says in how many messages they came.
+func (v *nftView) list(s *nftSet) ([]nftElement, int, error) {
+	raws, messages, err := v.entries(s, netlink.Dump, nil)
+	return s.assemble(raws), messages, err
+}
+
+// entries reads the entries of a set as the kernel has them: all, or the one of
+// an encoded key.
+func (v *nftView) entries(s *nftSet, flags netlink.HeaderFlags, key []byte) ([]rawElement, int, error) {
 	if s.oddity != "" {
 		return nil, 0, nil
 	}
 	attrs := putText(putText(nil, unix.NFTA_SET_ELEM_LIST_TABLE, s.table.Name), unix.NFTA_SET_ELEM_LIST_SET, s.name)
-	if keys != nil {
-		attrs = putNest(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS, keys)
+	if key != nil {
+		attrs = putNest(attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS, putNest(nil, unix.NFTA_LIST_ELEM, key))
 	}
 	replies, err := v.sock.get(unix.NFT_MSG_GETSETELEM, familyNumbers[s.table.Family], flags, attrs)
 	if isGone(err) {
@@ -158,12 +164,13 @@ func (v *nftView) list(s *nftSet, flags netlink.HeaderFlags, keys []byte) ([]nft
 			raws = append(raws, raw)
 		}
 	}
-	return s.assemble(raws), len(replies), nil
+	return raws, len(replies), nil
 }
 
-// fewElements is up to how many elements of one set are asked for one by one;
-// for more, the whole set is read.
-const fewElements = 32
+// Up to fewElements, or one in oneIn of what a set has, elements are asked for
+// one by one; for more, the whole set is read: one question costs as much as
+// some 16 elements of a listing.
+const fewElements, oneIn = 32, 16
 
 // someElements looks for certain elements of a set.
 func (v *nftView) someElements(t host.Table, name string, wanted map[string]bool, into host.State) error {
@@ -174,9 +181,11 @@ func (v *nftView) someElements(t host.Table, name string, wanted map[string]bool
 	if err != nil {
 		return err
 	}
-	// The two ends of an interval are two entries to the kernel, so that one
-	// key alone does not find it: such sets are read whole.
-	if s.paired() || len(wanted) > fewElements {
+	// The two ends of an interval of one member are two entries to the kernel, and
+	// what it answers about them does not tell whether they belong together: such
+	// sets, which have an element for each network and none for forwards, are read
+	// whole.
+	if s.paired() || len(wanted) > max(fewElements, s.count/oneIn) {
 		all := host.State{}
 		if err := v.elements(s, all); err != nil {
 			return err
@@ -193,11 +202,11 @@ func (v *nftView) someElements(t host.Table, name string, wanted map[string]bool
 		if err != nil {
 			continue // what cannot be in the set is not in it
 		}
-		found, _, err := v.list(s, 0, putNest(nil, unix.NFTA_LIST_ELEM, s.items([]nftElement{{span: sp}})[0]))
+		found, _, err := v.entries(s, 0, s.items([]nftElement{{span: sp}})[0])
 		if err != nil {
 			return err
 		}
-		for _, e := range found {
+		for _, e := range s.assemble(found) {
 			// The kernel answers with whatever interval holds the key.
 			if formatSpan(s.keys, e.span) == value {
 				into.Add(host.Element{Table: t, Set: name, Value: value, Data: e.data})
@@ -352,6 +361,6 @@ func (v *nftView) anonymous(t host.Table, name string) (*nftSet, error) {
 	if err != nil || s.elements != nil {
 		return s, err
 	}
-	s.elements, _, err = v.list(s, netlink.Dump, nil)
+	s.elements, _, err = v.list(s)
 	return s, err
 }
