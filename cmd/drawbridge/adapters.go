@@ -88,6 +88,14 @@ func (g guests) Leases(context.Context) ([]engine.Lease, error) {
 	return out, nil
 }
 
+func (g guests) KeepLeases(_ context.Context, networks []spec.NetworkName) error {
+	var names []string
+	for _, n := range networks {
+		names = append(names, string(n))
+	}
+	return g.Adapter.KeepLeases(names)
+}
+
 func leaseView(l dhcp.Lease) engine.Lease {
 	return engine.Lease{Network: spec.NetworkName(l.Network), MAC: l.MAC, Address: l.Addr.String(), Hostname: l.Hostname, Expires: l.Expires}
 }

@@ -90,6 +90,7 @@ func (e *Engine) repair(ctx context.Context, who string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.expire(ctx)
+	e.forgetOrphans(ctx)
 	if e.quarrel.resting() {
 		return
 	}

@@ -83,6 +83,8 @@ type Counters struct{ RxBytes, TxBytes, RxPackets, TxPackets uint64 }
 type Services interface {
 	// Leases lists what DHCP gave away.
 	Leases(ctx context.Context) ([]Lease, error)
+	// KeepLeases forgets the leases of all networks but these.
+	KeepLeases(ctx context.Context, networks []spec.NetworkName) error
 	// Problems lists what keeps services from working, one line each.
 	Problems() []string
 }
@@ -128,6 +130,8 @@ type Engine struct {
 	// quarrel counts repairs of one thing, to notice who keeps undoing them.
 	quarrel quarrel
 	repairs int
+	// orphans: there may be leases of networks that are no more.
+	orphans bool
 
 	watchers watchers
 }
@@ -177,6 +181,10 @@ func (e *Engine) Start(ctx context.Context) error {
 	if _, err := e.reconcile(ctx, "start", want); err != nil {
 		e.Log.Error("not all networks could be started", "err", err)
 	}
+	// A crash may have come between a removal and its leases. A document that was
+	// never written says nothing about leases.
+	e.orphans = want.Revision > 0
+	e.forgetOrphans(ctx)
 	return nil
 }
 
@@ -214,6 +222,7 @@ func (e *Engine) Do(ctx context.Context, c Command, o Options) (Result, error) {
 		return Result{}, fmt.Errorf("%s: %w", c.Title(), err)
 	}
 	res, err := e.change(ctx, c.Title(), had, want, o)
+	e.dropLeases(ctx, had)
 	if err == nil && !o.DryRun && res.ID != "" {
 		e.tell(Event{Kind: "change", Object: res.ID, Text: c.Title(), Who: "drawbridge"})
 	}
@@ -231,8 +240,10 @@ func (e *Engine) Confirm(ctx context.Context, id string) error {
 	if e.Boottime() >= t.Deadline {
 		return fmt.Errorf("change %s: its time is over, it is being taken back: %w", id, spec.ErrInUse)
 	}
+	had := e.Store.Document()
 	_, err = e.runner.Confirm(ctx, t)
 	e.forget(id)
+	e.dropLeases(ctx, had)
 	return err
 }
 

@@ -29,6 +29,8 @@ type machine struct {
 	boot string
 	// users are who holds which tap, as the fake taps tell.
 	users map[string]engine.TapUser
+	// services is noLeases unless a test sets another.
+	services engine.Services
 }
 
 // nic is what every machine of these tests has from the beginning.
@@ -91,9 +93,12 @@ func (m *machine) start(h txn.Host) *engine.Engine {
 		m.t.Fatal(err)
 	}
 	m.disk = &disk{Store: s, m: m, cut: -1}
+	if m.services == nil {
+		m.services = noLeases{}
+	}
 	m.t.Cleanup(func() { s.Close() })
 	e := engine.New(engine.Config{
-		Host: h, Store: m.disk, Ports: ports, Taps: &fakeTaps{m: m}, Services: noLeases{}, Log: slog.New(slog.DiscardHandler),
+		Host: h, Store: m.disk, Ports: ports, Taps: &fakeTaps{m: m}, Services: m.services, Log: slog.New(slog.DiscardHandler),
 		Seed: "seed", BootID: m.boot, Boottime: func() int64 { return 1 },
 	})
 	if err := e.Start(m.t.Context()); err != nil {
@@ -124,6 +129,9 @@ type noLeases struct{}
 
 func (noLeases) Leases(context.Context) ([]engine.Lease, error) { return nil, nil }
 func (noLeases) Problems() []string                             { return nil }
+func (noLeases) KeepLeases(context.Context, []spec.NetworkName) error {
+	return nil
+}
 
 // fakeTaps makes taps on the fake host.
 type fakeTaps struct{ m *machine }

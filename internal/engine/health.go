@@ -43,8 +43,7 @@ func (e *Engine) View(ctx context.Context) (View, error) {
 		Document: doc, State: facts.Seen, Leases: leases, Changes: slices.Clone(e.open),
 		Networks: map[spec.NetworkName]NetworkView{}, Repairs: e.repairs,
 	}
-	// Leases outlive their network, so that a network that comes back finds
-	// them; they are no news meanwhile.
+	// Leases of a removed network are no news for as long as they are not forgotten.
 	v.Leases = slices.DeleteFunc(v.Leases, func(l Lease) bool {
 		_, there := doc.Networks[l.Network]
 		return !there

@@ -178,6 +178,8 @@ func (p *Process) answer(ctx context.Context, m message, files []*os.File) messa
 		reply.LeaseSet = p.leases.List()
 	case m.Neighbours != nil:
 		p.setNeighbours(*m.Neighbours)
+	case m.Keep != nil:
+		err = p.keepLeases(*m.Keep)
 	case m.Report:
 		reply.Told = p.report()
 	}

@@ -30,6 +30,8 @@ type message struct {
 	Report     bool           `json:"report,omitempty"`
 	Neighbours *neighbourList `json:"neighbours,omitempty"`
 	Stop       bool           `json:"stop,omitempty"`
+	// Keep forgets the leases of all networks but these.
+	Keep *[]string `json:"keep,omitempty"`
 
 	// Replies.
 	Error    string         `json:"error,omitempty"`
