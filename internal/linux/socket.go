@@ -261,7 +261,7 @@ func inUse(err error, proto string, addr netip.Addr, port uint16) error {
 		return out
 	}
 	for _, l := range listeners {
-		if l.Proto == proto && (l.Addr == addr || l.Addr.IsUnspecified() || addr.IsUnspecified()) {
+		if l.Proto == proto && l.Hears(addr) {
 			out.Process = l.Process
 			if l.Addr == addr {
 				break // nearer than a wildcard
