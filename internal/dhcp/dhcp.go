@@ -4,6 +4,12 @@
 // open sockets that somebody hands it: it knows no netlink, no privileges, no
 // networks beyond the pools, reservations and guests it is fed with.
 //
+// An address that a client never had is probed before it is offered, so that a
+// guest who took it by hand is not disturbed; at most 32 at once and 10 a second
+// on a bridge (probe.go). Beyond that new clients are served unprobed: each probe
+// is a broadcast to all guests, and ten thousand that boot together would be made
+// to wait for it and flood the bridge. Clients known from their lease never wait.
+//
 // Start reading at Server here and in serve.go. The states of the protocol are
 // in handle.go, the choice of an address in table.go, the lease file in
 // leases.go and bolt.go, packets in request.go, reply.go and frame.go, the

@@ -3,9 +3,11 @@ package dns
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	mdns "github.com/miekg/dns"
@@ -141,7 +143,26 @@ func (s *Server) fly(f *flight, servers []netip.AddrPort) {
 // ask tries the servers in turn, twice; the second time with more patience. A
 // server that fails is asked no further in the same flight, but its answer is
 // given if no other has a better one.
+//
+// Where systemd-resolved is asked, its word is final: a name that it keeps to one
+// link is not for the servers of another.
 func (s *Server) ask(ctx context.Context, f *flight, servers []netip.AddrPort) (*mdns.Msg, error) {
+	if len(servers) > 0 && servers[0].Addr() == resolvedProxy {
+		m, err := s.exchange(ctx, f, servers[0], flightTime)
+		servers = servers[1:]
+		switch {
+		case err == nil && !tellsLoopback(m):
+			return m, nil
+		case err == nil && len(servers) == 0:
+			m.Rcode, m.Answer = mdns.RcodeNameError, nil
+			return m, nil
+		case err != nil && (len(servers) == 0 || !errors.Is(err, syscall.ECONNREFUSED)):
+			return nil, fmt.Errorf("systemd-resolved: %w", err)
+		}
+		// Nobody listens there, or this is from the host's own file (hosts(5)), which
+		// the proxy looks into too, as of version 252: a loopback address there is the
+		// host and means nothing to guests.
+	}
 	var failed *mdns.Msg
 	err := fmt.Errorf("no upstream server")
 	refused := map[netip.AddrPort]bool{}
@@ -167,6 +188,23 @@ func (s *Server) ask(ctx context.Context, f *flight, servers []netip.AddrPort) (
 		}
 	}
 	return failedOr(failed, err)
+}
+
+// tellsLoopback says whether an answer has an address that is whoever reads it.
+func tellsLoopback(m *mdns.Msg) bool {
+	for _, rr := range m.Answer {
+		switch rr := rr.(type) {
+		case *mdns.A:
+			if rr.A.IsLoopback() {
+				return true
+			}
+		case *mdns.AAAA:
+			if rr.AAAA.IsLoopback() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func failedOr(m *mdns.Msg, err error) (*mdns.Msg, error) {

@@ -97,11 +97,21 @@ func (u *upstream) setOwn(own map[netip.Addr]bool) {
 
 // choose takes the first file that names a server we may ask. Our own addresses
 // are listed where the host resolves guests through us; asking them would go
-// round in a circle. So would resolved's stub, which asks us for guests.
+// round in a circle.
+//
+// Where the host asks systemd-resolved, so do we: it knows which link's servers
+// a domain is for, such as a VPN's. It is asked at its proxy, which gives on what
+// servers say; the stub adds names of the host's own. No circle arises: what resolved asks us for, our domains and reverse
+// zones, is never forwarded. Where there is no proxy (before version 250, or
+// DNSStubListener=no) the servers are asked that resolved has.
 func (u *upstream) choose() bool {
 	var servers []netip.AddrPort
 	why := "no name server in " + strings.Join(u.files, " or ")
+	resolved := ""
 	for i, list := range u.listed {
+		if resolved == "" && len(list) > 0 && isStub(list[0]) {
+			resolved = "from systemd-resolved, named in " + u.files[i]
+		}
 		for _, a := range list {
 			if !u.own[a.WithZone("")] && !isStub(a) && len(servers) < maxUpstreams {
 				servers = append(servers, netip.AddrPortFrom(a, u.port))
@@ -116,6 +126,9 @@ func (u *upstream) choose() bool {
 		a := s.Addr()
 		return a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || within(a, a.BitLen(), sites)
 	})
+	if resolved != "" {
+		servers, why = slices.Insert(servers, 0, netip.AddrPortFrom(resolvedProxy, u.port)), resolved
+	}
 	changed := !slices.Equal(servers, u.servers)
 	u.servers, u.why, u.private = servers, why, private
 	if changed {
@@ -124,10 +137,14 @@ func (u *upstream) choose() bool {
 	return changed
 }
 
-// isStub knows the two addresses of systemd-resolved's stub.
-func isStub(a netip.Addr) bool {
-	return a == netip.AddrFrom4([4]byte{127, 0, 0, 53}) || a == netip.AddrFrom4([4]byte{127, 0, 0, 54})
-}
+// Where systemd-resolved answers (systemd-resolved.service(8)): as the host's
+// resolver, and as a proxy.
+var (
+	resolvedStub  = netip.AddrFrom4([4]byte{127, 0, 0, 53})
+	resolvedProxy = netip.AddrFrom4([4]byte{127, 0, 0, 54})
+)
+
+func isStub(a netip.Addr) bool { return a == resolvedStub || a == resolvedProxy }
 
 // current lists the servers, those that were silent of late last.
 func (u *upstream) current() ([]netip.AddrPort, string) {

@@ -38,8 +38,10 @@ func TestWhichServersAreAsked(t *testing.T) {
 		private bool
 	}{
 		{"plain", []string{plain}, "192.168.99.1:53 [2001:db8::53]:53 [fe80::1%eth0]:53", true},
-		{"resolved's stub is passed over for what resolved asks", []string{stub, real}, "10.0.0.53:53", true},
-		{"resolved without servers", []string{stub, filepath.Join(dir, "missing")}, "", false},
+		{"resolved's proxy in place of its stub, then what resolved asks", []string{stub, real}, "127.0.0.54:53 10.0.0.53:53", true},
+		{"resolved that asks public servers", []string{stub, public}, "127.0.0.54:53 198.18.0.1:53", false},
+		{"resolved without servers", []string{stub, filepath.Join(dir, "missing")}, "127.0.0.54:53", false},
+		{"resolved runs, and the host asks others", []string{public, real}, "198.18.0.1:53", false},
 		{"our own addresses", []string{onlyUs}, "", false},
 		{"our own addresses, then others", []string{onlyUs, public}, "198.18.0.1:53", false},
 		{"a local resolver of the host", []string{local, real}, "127.0.0.1:53", true},
@@ -130,6 +132,65 @@ func TestUpstreamIsFollowed(t *testing.T) {
 	check("SERVFAIL")
 	cancel()
 	<-done
+}
+
+// Where the host asks systemd-resolved, that decides who is asked: a name that it
+// does not resolve is not asked of anybody else. Only while it does not listen are
+// its servers.
+func TestResolvedHasTheLastWord(t *testing.T) {
+	var rcode atomic.Int32
+	var record atomic.Value
+	record.Store("A 198.18.0.54")
+	resolved := upstreamAt(t, "127.0.0.54", 0, func(_ string, r *mdns.Msg) *mdns.Msg {
+		return records(r, int(rcode.Load()), "x.corp.example. 0 IN "+record.Load().(string))
+	})
+	other := upstreamAt(t, "127.0.0.2", resolved.port, func(_ string, r *mdns.Msg) *mdns.Msg {
+		return records(r, 0, "x.corp.example. 0 IN A 198.18.0.2")
+	})
+	dir := t.TempDir()
+	stub, real := filepath.Join(dir, "stub"), filepath.Join(dir, "real")
+	writeServers(t, stub, "127.0.0.53")
+	writeServers(t, real, "127.0.0.2")
+	s := threeNetworks(t, Config{ResolvFiles: []string{stub, real}, UpstreamPort: resolved.port})
+	ask := func() string { return text(handle(t, s, "virbr0", guest60, pack(t, "x.corp.example.", mdns.TypeA))) }
+	if got := ask(); got != "NOERROR A=198.18.0.54" {
+		t.Error(got)
+	}
+	for _, code := range []int{mdns.RcodeServerFailure, mdns.RcodeRefused, mdns.RcodeNameError} {
+		rcode.Store(int32(code))
+		if got := ask(); !strings.HasPrefix(got, mdns.RcodeToString[code]) {
+			t.Errorf("%s, want %s", got, mdns.RcodeToString[code])
+		}
+	}
+	if other.asked() > 0 {
+		t.Errorf("another server was asked %d times", other.asked())
+	}
+	// What the host's own file says of the host itself is not for guests.
+	rcode.Store(mdns.RcodeSuccess)
+	for _, own := range []string{"A 127.0.1.1", "AAAA ::1"} {
+		record.Store(own)
+		if got := ask(); got != "NOERROR A=198.18.0.2" {
+			t.Errorf("resolved says %s: %s", own, got)
+		}
+	}
+	if err := os.Remove(real); err != nil {
+		t.Fatal(err)
+	}
+	s = threeNetworks(t, Config{ResolvFiles: []string{stub, real}, UpstreamPort: resolved.port})
+	if got := ask(); got != "NXDOMAIN" {
+		t.Errorf("resolved says %s, and there is nobody else: %s", record.Load(), got)
+	}
+	writeServers(t, real, "127.0.0.2")
+	// An unused port there and a server at the other.
+	lonely := upstreamAt(t, "127.0.0.2", 0, func(_ string, r *mdns.Msg) *mdns.Msg {
+		return records(r, 0, "x.corp.example. 0 IN A 198.18.0.2")
+	})
+	s = threeNetworks(t, Config{ResolvFiles: []string{stub, real}, UpstreamPort: lonely.port})
+	for range 2 {
+		if got := ask(); got != "NOERROR A=198.18.0.2" {
+			t.Error(got)
+		}
+	}
 }
 
 // A local resolver of the host that asks us for everything would go round in a

@@ -250,6 +250,7 @@ func (h *whole) testResolver(t *testing.T) {
 		t.Errorf("resolvectl status: %s", out)
 	}
 	h.testNoCircle(t, g)
+	h.testVPN(t, g)
 	h.run(t, "drawbridge", "network", "create", "six", "--subnet", "10.76.0.0/23", "--ipv6", "fd00:76::/64")
 	h.plug(t, newGuest(t, "carrier"), "vethsix", "52:54:00:00:00:06", "virbr1") // no carrier, no questions
 	for _, addr := range []string{"10.76.0.1", "fd00:76::1"} {
