@@ -173,6 +173,13 @@ func TestRealConflict(t *testing.T) {
 	defer squatter.Close()
 	must(t, l.server.IP(ctx, fmt.Sprintf("link add vnet1 type veth peer name eth0 netns %d", squatter.PID()), "link set vnet1 master virbr0 up"))
 	must(t, squatter.IP(ctx, "link set eth0 up", "addr add "+used.String()+"/24 dev eth0"))
+	// A cable takes the kernel a moment (linkwatch); what is sent meanwhile is lost.
+	for {
+		if _, err := l.server.Run(ctx, "ping", "-c1", "-W1", used.String()); err == nil {
+			break
+		}
+		must(t, ctx.Err())
+	}
 	c := l.client(t)
 	r, err := c.Run(ctx, dhcpload.Load{Clients: 1, InFlight: 1, Exchanges: 1})
 	must(t, err)
