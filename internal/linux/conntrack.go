@@ -49,8 +49,9 @@ type Conntrack struct{}
 
 // filter is what the kernel is asked to leave out; the rest is left to keeps.
 // The kernel compares IPv6 addresses the wrong way round (ipv6_addr_cmp taken
-// for equality in ctnetlink_filter_match_tuple) and SCTP's ports not at all, so
-// that neither may be asked of it. A kernel before 5.8 knows no filter, one
+// for equality in ctnetlink_filter_match_tuple; measured on 6.18: it gives all
+// flows but those asked for) and SCTP's ports not at all, so that neither may be
+// asked of it. A kernel before 5.8 knows no filter, one
 // before 5.15 none for the status, and both send more than was asked for.
 func (q FlowQuery) filter() (family byte, attrs []byte) {
 	var orig, reply tupleFilter
