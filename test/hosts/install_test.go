@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestMakeInstall installs from the source tree below /usr/local and takes all of
@@ -38,6 +39,19 @@ func TestMakeInstall(t *testing.T) {
 	h.run(t, "man", "-w", "drawbridge")
 
 	h.run(t, "drawbridge", "port", "attach", "default", "--name", "webserver")
+	// Installed over a running one, everything of the guest's stays.
+	index, pid := h.run(t, "cat", "/sys/class/net/virbr0/ifindex", "/sys/class/net/vnet0/ifindex"), h.property(t, "drawbridge", "MainPID")
+	h.run(t, "make", mk("install")...)
+	within(t, 20*time.Second, func() error { return h.active("drawbridge") })
+	if now := h.property(t, "drawbridge", "MainPID"); now == pid {
+		t.Error("the daemon is still the one from before")
+	}
+	if now := h.run(t, "cat", "/sys/class/net/virbr0/ifindex", "/sys/class/net/vnet0/ifindex"); now != index {
+		t.Errorf("bridge and tap were %q and are %q", index, now)
+	}
+	if out := h.run(t, "drawbridge", "port", "ls"); !strings.Contains(out, "webserver") {
+		t.Errorf("the guest's port is gone:\n%s", out)
+	}
 	out, err := h.try("make", mk("uninstall")...)
 	if err == nil || !strings.Contains(out, "webserver") {
 		t.Errorf("uninstall with a guest plugged in: %v:\n%s", err, out)
