@@ -2,6 +2,11 @@ package host
 
 // The stages of a Profile.
 const (
+	// Reserved profiles stand while nothing moves. Made before the bridge, one tells
+	// the manager to keep its hands off it, and puts down what the manager does with
+	// the uplink while that can be seen. Deleted before the uplink leaves, it makes
+	// the manager let go of both. They live under /run.
+	Reserved = "reserved"
 	// Runtime profiles live under /run: they end with the boot, so that a power
 	// cut before the confirmation of a change takes them back.
 	Runtime = "runtime"
@@ -15,7 +20,7 @@ const (
 // the first uplink, it does with the bridge. How its files say that, and what
 // they said before, is known to package hostconf alone.
 type Profile struct {
-	// Stage is Runtime or Permanent.
+	// Stage is Reserved, Runtime or Permanent.
 	Stage string
 	// Manager is the program's name: ifupdown, networkd, netplan, networkmanager or none.
 	Manager string
@@ -32,8 +37,10 @@ type Profile struct {
 // Key is the stage and the bridge.
 func (p Profile) Key() Key { return ProfileKey(p.Stage, p.Bridge) }
 
-// Needs nothing that a step makes: a permanent profile is written after the
-// change, and a runtime one is only valid for links that are there.
+// Needs nothing that a step makes; the stages say the order. A reserved profile is
+// the first to be made and the first to be deleted, before links, addresses and
+// routes move. The others are the last to be made (a permanent one after the commit
+// point) and the last to be deleted, when addresses and routes are on the uplink.
 func (p Profile) Needs() []Key { return nil }
 
 func (Profile) resource() {}
