@@ -172,7 +172,7 @@ func assemble(s settings, log *slog.Logger) (d *running, err error) {
 	d.engine = engine.New(engine.Config{
 		Host: mux, Store: d.store, Ports: ports, Taps: taps{d.linux}, Services: guests{d.adapter}, Log: log,
 		Seed: machineID(), BootID: boot, Boottime: boottime, Resolved: d.resolved.Available,
-		FirstSinceBoot: firstSinceBoot(s.runDir, boot),
+		FirstSinceBoot: firstSinceBoot(s.runDir, boot), Flows: flows{}, Doors: doors{},
 	})
 	return d, nil
 }
@@ -280,13 +280,22 @@ func (d *running) hint(h engine.Hint) {
 }
 
 // followGuests passes leases on as events, and notices when the process ends.
+func (d *running) syncLeases(ctx context.Context) {
+	if err := d.engine.SyncLeases(ctx); err != nil && ctx.Err() == nil {
+		d.log.Warn("forwards may not follow their guests", "err", err)
+	}
+}
+
 func (d *running) followGuests(ctx context.Context) {
 	const pause = 200 * time.Millisecond
 	for ctx.Err() == nil {
-		err := d.adapter.Watch(ctx, func(c dhcp.Change) {
-			if !c.Lost {
-				d.engine.Tell(leaseEvent(c.Lease))
+		err := d.adapter.Watch(ctx, func() { d.syncLeases(ctx) }, func(c dhcp.Change) {
+			if c.Lost {
+				go d.syncLeases(ctx)
+				return
 			}
+			d.engine.LeaseChanged(ctx, leaseView(c.Lease), c.Lease.Live(time.Now()))
+			d.engine.Tell(leaseEvent(c.Lease))
 		})
 		if ctx.Err() != nil {
 			return

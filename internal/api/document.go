@@ -31,6 +31,7 @@ type DocumentNetwork struct {
 	Autostart    *bool         `json:"autostart,omitempty" doc:"Left out: true"`
 	Started      *bool         `json:"started,omitempty" doc:"Left out: true"`
 	Reservations []Reservation `json:"reservations,omitempty" nullable:"false"`
+	Forwards     []Forward     `json:"forwards,omitempty" nullable:"false"`
 	UUID         string        `json:"uuid,omitempty"`
 	MAC          string        `json:"mac,omitempty" doc:"Hardware address of the bridge"`
 }

@@ -186,7 +186,7 @@ verified, and taken back if it goes wrong.`,
 	_ = root.RegisterFlagCompletionFunc("output", fixed("table", "json", "yaml"))
 	root.AddCommand(
 		a.statusCommand(), a.topologyCommand(), a.networkCommand(), a.upCommand(), a.downCommand(),
-		a.planCommand(), a.applyCommand(), a.exportCommand(), a.reservationCommand(), a.leaseCommand(),
+		a.planCommand(), a.applyCommand(), a.exportCommand(), a.forwardCommand(), a.reservationCommand(), a.leaseCommand(),
 		a.guestCommand(), a.portCommand(), a.qemuCommand(), a.changeCommand(), a.monitorCommand(),
 		a.modeCommand(), a.versionCommand(), manCommand(),
 	)

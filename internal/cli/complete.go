@@ -73,6 +73,11 @@ func describe[T any](list []T, err error, f func(T) (string, string)) ([]string,
 	return out, err
 }
 
+func forwardIDs(ctx context.Context, c *api.Client) ([]string, error) {
+	list, err := c.Forwards(ctx)
+	return describe(list, err, func(f api.ForwardStatus) (string, string) { return f.ID, "to " + f.Guest })
+}
+
 func networkNames(ctx context.Context, c *api.Client) ([]string, error) {
 	nets, err := c.Networks(ctx)
 	return describe(nets, err, func(n api.Network) (string, string) {

@@ -60,7 +60,7 @@ func (e *Engine) Follow(ctx context.Context, hints <-chan Hint) {
 			e.repair(ctx, who)
 		}
 		rested, who = time.Now().Add(restFactor*time.Since(began)), ""
-		timer.Reset(min(tick, e.nextTry()))
+		timer.Reset(e.nextEnd(min(tick, e.nextTry())))
 	}
 }
 
@@ -90,6 +90,7 @@ func (e *Engine) repair(ctx context.Context, who string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.expire(ctx)
+	e.endForwards(ctx)
 	e.forgetOrphans(ctx)
 	if e.quarrel.resting() {
 		return

@@ -96,7 +96,13 @@ type Config struct {
 	Ports    LivePorts
 	Taps     Taps
 	Services Services
-	Log      *slog.Logger
+	// Flows is the host's table of connections, Tally counts those of forwards;
+	// nil counts nothing.
+	Flows Flows
+	Tally *Tally
+	// Doors looks for what else answers on a port, or swallows what comes to it.
+	Doors Doors
+	Log   *slog.Logger
 	// Seed makes made-up addresses differ from host to host (machine-id).
 	Seed string
 	// BootID and Boottime are handed to txn.Runner.
@@ -133,6 +139,13 @@ type Engine struct {
 	// orphans: there may be leases of networks that are no more.
 	orphans bool
 
+	// leases are those that forwards follow.
+	leases map[leaseKey]Lease
+
+	// index finds the forwards of flows; nil when it has to be made anew.
+	indexMu sync.Mutex
+	index   *doorIndex
+
 	watchers watchers
 }
 
@@ -149,6 +162,7 @@ func New(c Config) *Engine {
 		runner:  txn.Runner{Host: c.Host, Journal: c.Store, Log: c.Log, Boottime: c.Boottime, BootID: c.BootID},
 		live:    map[string]host.Port{},
 		held:    map[spec.NetworkName]string{},
+		leases:  map[leaseKey]Lease{},
 		quarrel: quarrel{now: c.Now, seen: map[host.Key][]time.Time{}},
 	}
 }
@@ -170,6 +184,9 @@ func (e *Engine) Start(ctx context.Context) error {
 	}
 	for _, p := range ports {
 		e.live[p.Tap] = p
+	}
+	if list, err := e.Services.Leases(ctx); err == nil {
+		e.takeLeases(list) // else they come once guest services run, by SyncLeases
 	}
 	want := e.Store.Document()
 	if e.FirstSinceBoot {

@@ -28,12 +28,15 @@ func (e *Engine) glance(ctx context.Context) bool {
 	e.mu.Lock()
 	busy := len(e.open) > 0 || len(e.held) > 0 || e.quarrel.resting()
 	// What planning needs of the engine, as it is now.
-	still := &Engine{Config: e.Config, live: maps.Clone(e.live)}
+	still := &Engine{Config: e.Config, live: maps.Clone(e.live), leases: maps.Clone(e.leases)}
 	e.mu.Unlock()
 	if busy {
 		return false
 	}
 	want := e.Store.Document()
+	if anyOver(want, e.Now().Unix()) {
+		return false
+	}
 	facts, err := still.look(ctx)
 	if err != nil {
 		return false

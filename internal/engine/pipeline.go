@@ -50,6 +50,8 @@ func (e *Engine) change(ctx context.Context, title string, had, want spec.Docume
 	}
 	done, err := e.carryOut(ctx, title, d)
 	res.ID, res.Phase = done.ID, done.Phase
+	// Also when it was taken back: what flowed meanwhile went another way.
+	e.cutFlows(ctx, changedForwards(had, d.doc))
 	return res, err
 }
 
@@ -78,6 +80,9 @@ func (e *Engine) pending() string {
 
 // draft settles, renders and plans.
 func (e *Engine) draft(ctx context.Context, had, want spec.Document) (draft, error) {
+	if doors, only := doorChanges(had, want); only {
+		return e.draftDoors(ctx, want, doors)
+	}
 	facts, err := e.look(ctx)
 	if err != nil {
 		return draft{}, err
@@ -94,12 +99,14 @@ func (e *Engine) draft(ctx context.Context, had, want spec.Document) (draft, err
 
 // planFor renders a settled document and plans the way there.
 func (e *Engine) planFor(ctx context.Context, doc spec.Document, facts render.Facts) (draft, error) {
+	facts.Targets, facts.Now = e.findTargets(ctx, doc), e.Now().Unix()
 	wish, notes, err := render.Wish(doc, facts)
 	if err != nil {
 		return draft{}, err
 	}
 	ledger := e.Store.Ledger()
-	e.wishPorts(&wish, ledger, facts.Seen)
+	foreign := e.wishPorts(&wish, ledger, facts.Seen, e.hairpins(ctx, doc, facts.Seen))
+	ownDoors(ledger, wish)
 	if err := e.lookCloser(ctx, facts.Seen, wish, ledger); err != nil {
 		return draft{}, err
 	}
@@ -107,11 +114,15 @@ func (e *Engine) planFor(ctx context.Context, doc spec.Document, facts render.Fa
 	if err != nil {
 		return draft{}, err
 	}
-	e.disownPorts(p.Ledger)
+	e.disownPorts(p.Ledger, foreign)
+	disownDoors(p.Ledger)
 	return draft{doc: doc, plan: p, seen: facts.Seen, notes: notes}, nil
 }
 
 const forwarding6 = "net/ipv6/conf/all/forwarding"
+
+// bridgeFilter is 1 while br_netfilter shows bridged frames to the IP hooks.
+const bridgeFilter = "net/bridge/bridge-nf-call-iptables"
 
 // look reads the host.
 func (e *Engine) look(ctx context.Context) (render.Facts, error) {
@@ -119,7 +130,7 @@ func (e *Engine) look(ctx context.Context) (render.Facts, error) {
 	if err != nil {
 		return render.Facts{}, fmt.Errorf("look at the host: %w", err)
 	}
-	probe, err := e.Host.Observe(ctx, host.SysctlKey(forwarding6))
+	probe, err := e.Host.Observe(ctx, host.SysctlKey(forwarding6), host.SysctlKey(bridgeFilter))
 	if err != nil {
 		return render.Facts{}, fmt.Errorf("look at the host: %w", err)
 	}
@@ -196,6 +207,9 @@ func (e *Engine) reconcile(ctx context.Context, title string, want spec.Document
 			return nil, nil
 		}
 		_, err = e.carryOut(ctx, title, d)
+		if slices.ContainsFunc(d.plan.Steps, func(s plan.Step) bool { return render.IsDoor(s.Key()) }) {
+			e.cutFlows(ctx, allForwards(want))
+		}
 		return d.plan.Steps, err
 	}
 }

@@ -80,6 +80,7 @@ func (e *Engine) plug(ctx context.Context, r PortRequest, persist bool) (host.Po
 		closeAll(taps)
 		return p, nil, errors.Join(err, e.unplug(ctx, []host.Port{p}))
 	}
+	e.follow(ctx, n.Name, p.Guest, p.MAC)
 	e.tell(Event{Kind: "port", Object: p.Tap, Text: fmt.Sprintf("%s plugged into %s as %s", nameOr(p.Guest, p.Tap), p.Bridge, p.Tap), Who: p.Made})
 	return p, taps, nil
 }
@@ -296,7 +297,7 @@ func (e *Engine) reap(ctx context.Context, seen host.State) error {
 
 // wishPorts adds the live ports to a wish, and claims what is theirs: a tap
 // that was pulled off its bridge is put back by the same plan as everything else.
-func (e *Engine) wishPorts(wish *host.Wish, ledger host.Ledger, seen host.State) {
+func (e *Engine) wishPorts(wish *host.Wish, ledger host.Ledger, seen host.State, reflects map[string]bool) (foreign []host.Key) {
 	for _, p := range e.live {
 		if _, there := seen[host.LinkKey(p.Tap)]; !there {
 			continue
@@ -305,6 +306,11 @@ func (e *Engine) wishPorts(wish *host.Wish, ledger host.Ledger, seen host.State)
 			continue
 		}
 		mine := portWish(p)
+		if reflects[p.Tap] {
+			l := mine[host.LinkKey(p.Tap)].(host.Link)
+			l.Hairpin = true
+			mine[host.LinkKey(p.Tap)] = l
+		}
 		keepTapMAC(mine, seen, p.Tap)
 		for k, r := range mine {
 			wish.Present[k] = r
@@ -317,15 +323,28 @@ func (e *Engine) wishPorts(wish *host.Wish, ledger host.Ledger, seen host.State)
 		if !ok || ours || l.Master == "" {
 			continue
 		}
-		if _, running := wish.Present[host.LinkKey(l.Master)]; running {
-			wish.Present.Add(render.PortRules(l.Name)...)
+		if _, running := wish.Present[host.LinkKey(l.Master)]; !running {
+			continue
+		}
+		wish.Present.Add(render.PortRules(l.Name)...)
+		if l.Type != host.TypeBridge && l.Hairpin != reflects[l.Name] {
+			l.Hairpin = reflects[l.Name]
+			wish.Present.Add(l)
+			// For this plan only; see disownPorts.
+			ledger[l.Key()] = host.Claim{Kind: host.Made}
+			foreign = append(foreign, l.Key())
 		}
 	}
+	return foreign
 }
 
 // disownPorts takes what belongs to ports out of a ledger: it is stored
-// nowhere but in the run directory.
-func (e *Engine) disownPorts(ledger host.Ledger) {
+// nowhere but in the run directory. So it does with foreign ports, of which
+// nothing is ours but a flag.
+func (e *Engine) disownPorts(ledger host.Ledger, foreign []host.Key) {
+	for _, k := range foreign {
+		delete(ledger, k)
+	}
 	for _, p := range e.live {
 		for k := range portWish(p) {
 			delete(ledger, k)

@@ -21,6 +21,8 @@ type Facts struct {
 	// Targets are the addresses of the guests that forwards name; a guest that
 	// has none yet is missing.
 	Targets map[Target]netip.Addr
+	// Now is the time in seconds since 1970, for what ends by itself.
+	Now int64
 }
 
 // hasIPv6 says whether the host itself has an IPv6 address beyond its links,

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/spec"
@@ -139,11 +140,44 @@ func ForwardElements(f spec.Forward, addr netip.Addr) []host.Resource {
 // whose guest has no address yet waits, and asks for nothing.
 func forwards(w *host.Wish, n spec.Network, f Facts) {
 	for _, fwd := range n.Forwards {
-		if addr, ok := f.GuestAddr(n.Name, fwd); ok {
-			w.Present.Add(ForwardElements(fwd, addr)...)
-		}
+		w.Present.Add(OpenForward(n, fwd, f)...)
 	}
 	w.Present.Add(ForwardNeeds(n)...)
+}
+
+// OpenForward is what one forward of a running network is on the host: nothing,
+// while its guest has no address and after its time.
+func OpenForward(n spec.Network, fwd spec.Forward, f Facts) []host.Resource {
+	addr, ok := f.GuestAddr(n.Name, fwd)
+	if !ok || fwd.Until != 0 && fwd.Until <= f.Now {
+		return nil
+	}
+	return ForwardElements(fwd, addr)
+}
+
+// doorSets are the maps that only forwards have elements in.
+var doorSets = func() map[string]bool {
+	names := map[string]bool{}
+	for _, s := range forwardMaps() {
+		names[s.Table.String()+" "+s.Name] = true
+	}
+	return names
+}()
+
+// IsDoor says whether a key is of an element of a forward.
+func IsDoor(k host.Key) bool {
+	if k.Kind != host.KindElement {
+		return false
+	}
+	set, _, _ := strings.Cut(k.Name, " {")
+	return doorSets[set]
+}
+
+// CanForward says whether networks like n can have forwards.
+func CanForward(n spec.Network) bool {
+	mode, err := ModeOf(n.Mode)
+	n.Forwards = []spec.Forward{{}}
+	return err == nil && mode.Validate(n) == nil
 }
 
 // ForwardNeeds is what a network with forwards needs besides their elements.

@@ -59,19 +59,15 @@ func Validate(d spec.Document) error {
 	if err := d.ForwardConflict(); err != nil {
 		return err
 	}
+	if err := d.ForwardConflict(); err != nil {
+		return err
+	}
 	bridges := map[string]spec.NetworkName{}
 	domains := map[string]spec.NetworkName{}
 	names := d.Names()
 	for i, name := range names {
 		n := d.Networks[name]
-		mode, err := ModeOf(n.Mode)
-		if err != nil {
-			return err
-		}
-		if err := n.Validate(); err != nil {
-			return err
-		}
-		if err := mode.Validate(n); err != nil {
+		if err := ValidateNetwork(n); err != nil {
 			return err
 		}
 		if other, taken := bridges[n.Bridge]; taken {
@@ -88,6 +84,18 @@ func Validate(d spec.Document) error {
 		}
 	}
 	return nil
+}
+
+// ValidateNetwork checks a settled network by itself.
+func ValidateNetwork(n spec.Network) error {
+	mode, err := ModeOf(n.Mode)
+	if err != nil {
+		return err
+	}
+	if err := n.Validate(); err != nil {
+		return err
+	}
+	return mode.Validate(n)
 }
 
 func disjoint(a, b spec.Network) error {

@@ -31,6 +31,7 @@ func Settle(had, want spec.Document, f Facts) (spec.Document, error) {
 		if err := settleSubnets(&n, out, f); err != nil {
 			return out, err
 		}
+		settleForwards(&n)
 		fresh := !existed || (n.Started && !old.Started) || !slices.Equal(n.Subnets, old.Subnets)
 		if fresh {
 			if err := collide(n, out, f); err != nil {
@@ -57,6 +58,21 @@ func settleNames(n *spec.Network, revision uint64, f Facts) {
 	if n.IPv6 == "" {
 		n.IPv6 = spec.IPv6Auto
 	}
+}
+
+// settleForwards fills in what forwards leave open; a list that leaves nothing
+// open stays the one that it is.
+func settleForwards(n *spec.Network) {
+	open := func(f spec.Forward) bool { return !f.Listen.IsValid() || f.TargetPort == 0 && f.Proto != spec.ProtoAll }
+	if !slices.ContainsFunc(n.Forwards, open) {
+		return
+	}
+	list := make([]spec.Forward, 0, len(n.Forwards))
+	for _, f := range n.Forwards {
+		list = append(list, n.SettleForward(f))
+	}
+	slices.SortFunc(list, spec.Forward.Compare)
+	n.Forwards = list
 }
 
 func settleSubnets(n *spec.Network, d spec.Document, f Facts) error {

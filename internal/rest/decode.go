@@ -195,13 +195,13 @@ func words(to *[]string) reader {
 
 func decodeNetwork(node *yaml.Node) (spec.Network, error) {
 	var in api.DocumentNetwork
-	var subnets, reservations []*yaml.Node
+	var subnets, reservations, forwards []*yaml.Node
 	path := "networks"
 	if err := fields(node, path, map[string]reader{
 		"name": text(&in.Name), "mode": text(&in.Mode), "bridge": text(&in.Bridge), "mtu": number(&in.MTU),
 		"subnets": sequence(&subnets), "ipv6": text(&in.IPv6), "domain": text(&in.Domain),
 		"allow_users": words(&in.AllowUsers), "autostart": boolean(&in.Autostart), "started": boolean(&in.Started),
-		"reservations": sequence(&reservations), "uuid": text(&in.UUID), "mac": text(&in.MAC),
+		"reservations": sequence(&reservations), "forwards": sequence(&forwards), "uuid": text(&in.UUID), "mac": text(&in.MAC),
 	}); err != nil {
 		return spec.Network{}, err
 	}
@@ -230,7 +230,7 @@ func decodeNetwork(node *yaml.Node) (spec.Network, error) {
 		}
 		n = n.Reserve(res)
 	}
-	return n, nil
+	return decodeForwards(forwards, n, path+".forwards")
 }
 
 func decodeSubnet(node *yaml.Node, path string) (spec.Subnet, error) {

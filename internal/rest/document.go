@@ -67,6 +67,9 @@ func documentOf(d spec.Document) api.Document {
 		for _, r := range reservationsOf(n, "") {
 			net.Reservations = append(net.Reservations, r)
 		}
+		for _, f := range n.Forwards {
+			net.Forwards = append(net.Forwards, forwardOf(f))
+		}
 		out.Networks = append(out.Networks, net)
 	}
 	return out
@@ -110,7 +113,15 @@ func networkFrom(in api.DocumentNetwork) (spec.Network, error) {
 		}
 		n = n.Reserve(res)
 	}
-	return n, nil
+	var forwards []spec.Forward
+	for _, f := range in.Forwards {
+		list, err := forwardsFrom(api.ForwardRequest{Forward: f})
+		if err != nil {
+			return n, err
+		}
+		forwards = append(forwards, list...)
+	}
+	return n.WithForwards(forwards), nil
 }
 
 func indexOfMAC(n spec.Network, mac string) int {

@@ -235,3 +235,23 @@ func serve(t *testing.T, f *fakeEngine, edit func(*Config)) (string, *api.Client
 	})
 	return socket, client
 }
+
+func (f *fakeEngine) AddForward(ctx context.Context, r engine.ForwardRequest, o engine.Options) (engine.Result, error) {
+	c := engine.AddForward{Network: r.Network}
+	for _, proto := range r.Protos {
+		c.Forwards = append(c.Forwards, r.Forward(proto))
+	}
+	return f.Do(ctx, c, o)
+}
+
+func (f *fakeEngine) Forwards(context.Context) ([]engine.ForwardView, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var all []engine.ForwardView
+	for _, name := range f.doc.Names() {
+		for _, fwd := range f.doc.Networks[name].Forwards {
+			all = append(all, engine.ForwardView{Network: name, Forward: fwd})
+		}
+	}
+	return all, f.fail
+}

@@ -113,8 +113,13 @@ func (s *Server) failed(ctx context.Context, op huma.Operation, err error) *api.
 
 // do carries out a command and tells what became of it.
 func (s *Server) do(ctx context.Context, c engine.Command, how Changing) (api.Change, error) {
+	return s.done(ctx, func() (engine.Result, error) { return s.Engine.Do(ctx, c, how.options()) })
+}
+
+// done carries out a change and tells of it.
+func (s *Server) done(ctx context.Context, change func() (engine.Result, error)) (api.Change, error) {
 	began := s.Now()
-	res, err := s.Engine.Do(ctx, c, how.options())
+	res, err := change()
 	if err != nil {
 		return api.Change{}, err
 	}

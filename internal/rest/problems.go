@@ -27,6 +27,7 @@ var kinds = []struct {
 }{
 	{as[*spec.InvalidError], http.StatusUnprocessableEntity, api.CodeInvalid, ""},
 	{as[*engine.CutError], http.StatusConflict, api.CodeCutsGuests, "; stop them first, or insist with --cut-guests"},
+	{as[*engine.ObstacleError], http.StatusConflict, api.CodeInUse, ""},
 	{as[*plan.ForeignError], http.StatusConflict, api.CodeForeign, "; take another name, or remove it"},
 	{as[*plan.UnrestorableError], http.StatusConflict, api.CodeUnrestorable, ""},
 	{as[*txn.StuckError], http.StatusInternalServerError, api.CodeInternal, "; see drawbridge change ls"},

@@ -49,11 +49,14 @@ type Engine interface {
 	Cancel(ctx context.Context, id string) error
 	Extend(ctx context.Context, id string, by time.Duration) error
 	Watch(ctx context.Context) <-chan engine.Event
+	AddForward(ctx context.Context, r engine.ForwardRequest, o engine.Options) (engine.Result, error)
+	Forwards(ctx context.Context) ([]engine.ForwardView, error)
 }
 
 // Limits on what clients may send, for everybody alike.
 const (
-	// maxBody is enough for a document of ten thousand reservations (1 MB).
+	// maxBody is enough for a document of ten thousand reservations (1 MB) or
+	// thirty thousand forwards (3 MB).
 	maxBody = 8 << 20
 	// maxHeader is far above what our client sends.
 	maxHeader = 64 << 10
@@ -177,6 +180,7 @@ func (s *Server) register() {
 	s.registerStatus()
 	s.registerNetworks()
 	s.registerReservations()
+	s.registerForwards()
 	s.registerLive()
 	s.registerPorts()
 	s.registerDocument()

@@ -418,8 +418,9 @@ func (a *Adapter) Stop() error {
 }
 
 // Watch calls each for every change of a lease, until ctx ends or the process
-// is gone; then it returns.
-func (a *Adapter) Watch(ctx context.Context, each func(dhcp.Change)) error {
+// is gone; then it returns. It calls watching once, in a goroutine of its own,
+// as soon as no later change can be missed.
+func (a *Adapter) Watch(ctx context.Context, watching func(), each func(dhcp.Change)) error {
 	c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: a.Socket, Net: "unix"})
 	if err != nil {
 		return err
@@ -434,7 +435,10 @@ func (a *Adapter) Watch(ctx context.Context, each func(dhcp.Change)) error {
 		if err != nil {
 			return err
 		}
-		if m.Change != nil {
+		switch {
+		case m.Watch:
+			go watching()
+		case m.Change != nil:
 			each(*m.Change)
 		}
 	}

@@ -459,6 +459,10 @@ func texts(servers []netip.AddrPort) []string {
 func (p *Process) watch(ctx context.Context, c *net.UnixConn) error {
 	changes, cancel := p.leases.Watch()
 	defer cancel()
+	// Whoever reads all leases after this answer misses none.
+	if err := send(c, message{Watch: true}, nil); err != nil {
+		return err
+	}
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)

@@ -249,6 +249,19 @@ func (d Document) ForwardConflict() error {
 	return nil
 }
 
+// Beside checks that f, which is on the named network, overlaps no other
+// forward of the document.
+func (d Document) Beside(f Forward, network NetworkName) error {
+	for name, n := range d.Networks {
+		for _, o := range n.Forwards {
+			if f.Overlaps(o) && (name != network || f.Compare(o) != 0) {
+				return invalid("forward", "%s overlaps %s, which goes to %s on network %q", f.Key(), o.Key(), o.Target, name)
+			}
+		}
+	}
+	return nil
+}
+
 // FindForward finds a forward by its key, and the network that it is on.
 func (d Document) FindForward(key string) (Network, Forward, bool) {
 	for _, name := range d.Names() {
@@ -290,4 +303,38 @@ func equalForwards(a, b []Forward) bool {
 		return true
 	}
 	return slices.EqualFunc(a, b, Forward.Equal)
+}
+
+// FindForward finds the forward of f's key on the network.
+func (n Network) FindForward(f Forward) (Forward, bool) {
+	at, found := slices.BinarySearchFunc(n.Forwards, f, Forward.Compare)
+	if !found {
+		return Forward{}, false
+	}
+	return n.Forwards[at], true
+}
+
+// SettleForward fills in what was left open in a forward of the network: every
+// address of the target's family, IPv4 before IPv6, and the same port.
+func (n Network) SettleForward(f Forward) Forward {
+	if !f.Listen.IsValid() {
+		a, isAddr := f.TargetAddr()
+		_, four := n.Subnet4()
+		f.Listen = netip.IPv4Unspecified()
+		if isAddr && a.Is6() || !isAddr && !four && len(n.Subnets) > 0 {
+			f.Listen = netip.IPv6Unspecified()
+		}
+	}
+	if f.TargetPort == 0 {
+		f.TargetPort = f.First
+	}
+	return f
+}
+
+// WithForwards returns the network with these forwards and no others, in order.
+func (n Network) WithForwards(list []Forward) Network {
+	list = slices.Clone(list)
+	slices.SortFunc(list, Forward.Compare)
+	n.Forwards = list
+	return n
 }

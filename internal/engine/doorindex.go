@@ -1,0 +1,199 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"net/netip"
+	"slices"
+
+	"drawbridge/internal/render"
+	"drawbridge/internal/spec"
+)
+
+// doorIndex finds the forward that a flow came through, as the rules do: what
+// listens on the one address before what listens on every address, ports before
+// whole addresses.
+type doorIndex struct {
+	single map[doorKey]*door
+	// ranges of one protocol and address, by first port; they do not overlap.
+	ranges map[doorKey][]*door
+	whole  map[netip.Addr]*door
+}
+
+// doorKey is what a forward listens on; the port is 0 for ranges.
+type doorKey struct {
+	proto  spec.Proto
+	listen netip.Addr
+	port   uint16
+}
+
+type door struct {
+	network spec.NetworkName
+	spec.Forward
+	// key is Forward.Key, made once: it is asked for with every flow.
+	key string
+}
+
+func newDoorIndex(doc spec.Document) *doorIndex {
+	ix := &doorIndex{single: map[doorKey]*door{}, ranges: map[doorKey][]*door{}, whole: map[netip.Addr]*door{}}
+	for name, n := range doc.Networks {
+		for _, f := range n.Forwards {
+			d := &door{network: name, Forward: f, key: f.Key()}
+			at := doorKey{f.Proto, f.Listen, 0}
+			switch {
+			case f.Proto == spec.ProtoAll:
+				ix.whole[f.Listen] = d
+			case f.First == f.Last:
+				at.port = f.First
+				ix.single[at] = d
+			default:
+				ix.ranges[at] = append(ix.ranges[at], d)
+			}
+		}
+	}
+	for _, list := range ix.ranges {
+		slices.SortFunc(list, func(a, b *door) int { return cmp.Compare(a.First, b.First) })
+	}
+	return ix
+}
+
+// protoNames are the protocols with ports, by IANA's numbers.
+var protoNames = map[uint8]spec.Proto{6: spec.TCP, 17: spec.UDP, 132: spec.SCTP}
+
+// find is the forward that a flow, as its client sent it, goes through.
+func (ix *doorIndex) find(f Flow) (*door, bool) {
+	to, from := f.Dst.Addr().Unmap(), f.Src.Addr().Unmap()
+	everywhere := netip.IPv4Unspecified()
+	if to.Is6() {
+		everywhere = netip.IPv6Unspecified()
+	}
+	proto := protoNames[f.Proto]
+	for _, listen := range []netip.Addr{to, everywhere} {
+		if d, ok := ix.at(proto, listen, f.Dst.Port()); ok && admits(d, from) {
+			return d, true
+		}
+		if d, ok := ix.whole[listen]; ok && admits(d, from) {
+			return d, true
+		}
+	}
+	return nil, false
+}
+
+func (ix *doorIndex) at(proto spec.Proto, listen netip.Addr, port uint16) (*door, bool) {
+	if d, ok := ix.single[doorKey{proto, listen, port}]; ok {
+		return d, true
+	}
+	list := ix.ranges[doorKey{proto, listen, 0}]
+	i, exact := slices.BinarySearchFunc(list, port, func(d *door, p uint16) int { return cmp.Compare(d.First, p) })
+	if !exact {
+		i--
+	}
+	if i < 0 || port > list[i].Last {
+		return nil, false
+	}
+	return list[i], true
+}
+
+func admits(d *door, from netip.Addr) bool {
+	return len(d.From) == 0 || slices.ContainsFunc(d.From, func(p netip.Prefix) bool { return p.Contains(from) })
+}
+
+// doorIndex is the index of what is committed; it is made when it is first
+// needed after a change.
+func (e *Engine) doorIndex() *doorIndex {
+	e.indexMu.Lock()
+	defer e.indexMu.Unlock()
+	if e.index == nil {
+		e.index = newDoorIndex(e.Store.Document())
+	}
+	return e.index
+}
+
+// staleDoors says that the document may have changed.
+func (e *Engine) staleDoors() {
+	e.indexMu.Lock()
+	defer e.indexMu.Unlock()
+	e.index = nil
+}
+
+// DoorOf is the key of the forward that a flow came through.
+func (e *Engine) DoorOf(f Flow) (string, bool) {
+	d, ok := e.doorIndex().find(f)
+	if !ok {
+		return "", false
+	}
+	return d.key, true
+}
+
+// cutFlows ends the connections that no longer go where their forward leads:
+// of forwards that closed, or lead elsewhere. For UDP also those that went to
+// the host itself before there was a forward, since the kernel would keep them
+// on their way for as long as the client goes on sending. The caller holds e.mu.
+func (e *Engine) cutFlows(ctx context.Context, list []spec.Forward) {
+	if len(list) == 0 {
+		return
+	}
+	ctx = context.WithoutCancel(ctx)
+	e.staleDoors()
+	doc := e.Store.Document()
+	who, facts := e.guests(ctx, doc), render.Facts{Targets: map[render.Target]netip.Addr{}, Now: e.Now().Unix()}
+	leads := func(d *door) (netip.Addr, bool) {
+		n := doc.Networks[d.network]
+		who.targets(facts.Targets, n, []spec.Forward{d.Forward})
+		addr, ok := facts.GuestAddr(n.Name, d.Forward)
+		return addr, ok && e.runs(n) && (d.Until == 0 || d.Until > facts.Now)
+	}
+	strays := func(f Flow) bool {
+		d, open := e.doorIndex().find(f)
+		if !open {
+			return f.DNAT && e.oursAt(doc, f.ReplySrc.Addr())
+		}
+		addr, there := leads(d)
+		if !f.DNAT {
+			return there && f.Proto == protoUDP
+		}
+		return !there || f.ReplySrc.Addr().Unmap() != addr || d.Proto != spec.ProtoAll && f.ReplySrc.Port() != d.TargetPort+f.Dst.Port()-d.First
+	}
+	for _, q := range flowQueries(list) {
+		if _, err := CutFlows(ctx, e.Flows, q, strays); err != nil {
+			e.Log.Warn("connections of a forward that changed go on", "err", err)
+			return
+		}
+	}
+}
+
+const protoUDP = 17
+
+// manyQueries is from how many changed forwards on all flows are listed at once.
+const manyQueries = 8
+
+func flowQueries(list []spec.Forward) []FlowQuery {
+	if len(list) > manyQueries {
+		return []FlowQuery{{}}
+	}
+	numbers := map[spec.Proto]uint8{}
+	for number, name := range protoNames {
+		numbers[name] = number
+	}
+	var all []FlowQuery
+	for _, f := range list {
+		q := FlowQuery{Proto: numbers[f.Proto], First: f.First, Last: f.Last}
+		if !f.Everywhere() {
+			q.Dst = f.Listen
+		}
+		all = append(all, q)
+	}
+	return all
+}
+
+// oursAt says whether an address is of a guest of ours.
+func (e *Engine) oursAt(doc spec.Document, a netip.Addr) bool {
+	for _, n := range doc.Networks {
+		for _, s := range n.Subnets {
+			if s.Prefix.Contains(a.Unmap()) {
+				return true
+			}
+		}
+	}
+	return false
+}
