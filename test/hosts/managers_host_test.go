@@ -42,6 +42,7 @@ const (
 type managed struct {
 	*whole
 	dhcpLog string
+	moved   [2]time.Time // when the last move of addresses and routes began and ended
 }
 
 // newManaged prepares a host that is off. root is a variant of scripts/managers-root,
@@ -328,6 +329,8 @@ func (h *managed) neighbourLines(t *testing.T, from, to string) (lines []string)
 // nothing is lost; with plain ip, as the program's own move does it.
 func (h *managed) moveIn(t *testing.T) {
 	t.Helper()
+	h.moved[0] = time.Now()
+	defer func() { h.moved[1] = time.Now() }()
 	add, remove := h.addressLines(t, managedNIC, managedBridge)
 	routes := h.routeLines(t, managedNIC, managedBridge)
 	lines := []string{fmt.Sprintf("link add %s address %s type bridge stp_state 0 forward_delay 0", managedBridge, managedMAC),
@@ -349,6 +352,8 @@ func (h *managed) moveIn(t *testing.T) {
 // moveOut is the way back.
 func (h *managed) moveOut(t *testing.T) {
 	t.Helper()
+	h.moved[0] = time.Now()
+	defer func() { h.moved[1] = time.Now() }()
 	add, _ := h.addressLines(t, managedBridge, managedNIC)
 	lines := slices.Concat(add, h.neighbourLines(t, managedBridge, managedNIC), h.routeLines(t, managedBridge, managedNIC))
 	h.batch(t, append(lines, "link set "+managedNIC+" nomaster", "link del "+managedBridge))
