@@ -7,6 +7,9 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"drawbridge/internal/host"
+	"drawbridge/internal/plan"
 )
 
 // ErrNoTun says that the kernel offers no taps: /dev/net/tun is missing.
@@ -54,6 +57,7 @@ func (h *Host) OpenTap(name string, queues, owner int, persist bool) (files []*o
 			return files, fmt.Errorf("create tap %s: %w", name, err)
 		}
 	}
+	h.noIPv6(name)
 	fd := int(files[0].Fd())
 	if owner >= 0 {
 		if err := unix.IoctlSetInt(fd, unix.TUNSETOWNER, owner); err != nil {
@@ -66,6 +70,17 @@ func (h *Host) OpenTap(name string, queues, owner int, persist bool) (files []*o
 		}
 	}
 	return files, nil
+}
+
+// noIPv6 keeps the host from speaking IPv6 on a new tap: its end is a bridge
+// port, and an address of its own would only send router solicitations to the
+// guest and cost a route for each tap, through which the kernel walks whenever
+// one comes or goes. Where it cannot be done the tap works all the same.
+func (h *Host) noIPv6(name string) {
+	off := plan.Step{After: host.LinkSysctl("ipv6", name, "disable_ipv6", "1")}
+	if err := applySysctls([]plan.Step{off}); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		h.log.Debug("IPv6 stays on for a tap", "tap", name, "err", err)
+	}
 }
 
 // setTap ties an open /dev/net/tun to the tap: a new one, or one more queue of

@@ -27,6 +27,26 @@ func ipText(t testing.TB, args ...string) string {
 
 func hasLink(name string) bool { return exec.Command("ip", "link", "show", name).Run() == nil }
 
+func TestHostSpeaksNoIPv6OnATap(t *testing.T) {
+	h := newHost(t)
+	nettest.Need(t, nettest.Tun, "ip")
+	if _, err := os.Stat("/proc/sys/net/ipv6"); err != nil {
+		t.Skip("this kernel has no IPv6")
+	}
+	files, err := h.OpenTap("tap-six", 1, -1, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(files)
+	ipText(t, "link", "set", "tap-six", "up")
+	if text := ipText(t, "-6", "addr", "show", "dev", "tap-six"); text != "" {
+		t.Errorf("the tap has IPv6 addresses:\n%s", text)
+	}
+	if text := ipText(t, "-6", "route", "show", "table", "all", "dev", "tap-six"); text != "" {
+		t.Errorf("the tap has IPv6 routes:\n%s", text)
+	}
+}
+
 func TestTapGoesWithItsLastDescriptor(t *testing.T) {
 	h := newHost(t)
 	nettest.Need(t, nettest.Tun, "ip")
