@@ -15,6 +15,8 @@ import (
 type leavers struct {
 	mu      sync.Mutex
 	waiting []leaver
+	// served says that somebody is detaching those that wait.
+	served bool
 }
 
 type leaver struct {
@@ -22,17 +24,21 @@ type leaver struct {
 	done chan error
 }
 
-func (l *leavers) add(one leaver) {
+// add says whether the one who adds has to see to it that they are served.
+func (l *leavers) add(one leaver) (first bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.waiting = append(l.waiting, one)
+	first, l.served = !l.served, true
+	return first
 }
 
+// take takes all that wait; none means that they are no longer served.
 func (l *leavers) take() []leaver {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	all := l.waiting
-	l.waiting = nil
+	l.waiting, l.served = nil, len(all) > 0
 	return all
 }
 
@@ -40,11 +46,23 @@ func (l *leavers) take() []leaver {
 // the same time are carried out together.
 func (e *Engine) DetachPort(ctx context.Context, tap string) error {
 	mine := leaver{tap, make(chan error, 1)}
-	e.leaving.add(mine)
-	e.mu.Lock()
-	e.detach(ctx, e.leaving.take()) // without mine, if somebody took it along
-	e.mu.Unlock()
+	if e.leaving.add(mine) {
+		go e.seeOff(context.WithoutCancel(ctx))
+	}
 	return <-mine.done
+}
+
+// seeOff detaches lot after lot, until nobody waits.
+func (e *Engine) seeOff(ctx context.Context) {
+	for {
+		e.mu.Lock()
+		all := e.leaving.take()
+		e.detach(ctx, all)
+		e.mu.Unlock()
+		if len(all) == 0 {
+			return
+		}
+	}
 }
 
 // detach unplugs all of them together, or if that fails one by one, so that
