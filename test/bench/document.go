@@ -84,7 +84,7 @@ func (r Report) summary(b *strings.Builder) {
 	}
 	fmt.Fprintf(b, "%d of %d targets are met; short of their target are:\n\n", targets-len(short), targets)
 	for _, row := range short {
-		fmt.Fprintf(b, "- %s: %s, target %s: %s\n", row.Work, row.oursText(), row.targetText(), strings.Trim(row.Verdict(), "*"))
+		fmt.Fprintf(b, "- %s: %s, target %s: %s\n", row.Work, row.oursText(), row.targetText(), strings.ReplaceAll(row.Verdict(), "*", ""))
 	}
 	b.WriteString("\n")
 }

@@ -45,6 +45,13 @@ func newOurs(ctx context.Context, b *Bench, name string) (*Host, error) {
 	h.start = func(ctx context.Context) *exec.Cmd {
 		return h.node.Command(ctx, b.binary, "daemon", "--state-dir", filepath.Join(h.dir, "state"), "--run-dir", filepath.Join(h.dir, "run"))
 	}
+	// The run directory is on a tmpfs, as /run is.
+	if err := os.MkdirAll(filepath.Join(h.dir, "run"), 0o755); err != nil {
+		return nil, err
+	}
+	if err := unix.Mount("tmpfs", filepath.Join(h.dir, "run"), "tmpfs", 0, "mode=0755"); err != nil {
+		return nil, fmt.Errorf("make a run directory: %w", err)
+	}
 	return h, h.boot(ctx, name, "")
 }
 

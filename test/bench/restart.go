@@ -37,9 +37,9 @@ func runRestart(ctx context.Context, b *Bench) error {
 	perNetwork := 10
 	files, err := b.fillPorts(ctx, ours, n, perNetwork)
 	if err == nil {
-		o, err = b.restartUnderPing(ctx, ours)
+		o, err = b.restartUnderPing(ctx, ours, b.runs(3, 1))
 	}
-	closeAll(files)
+	closeBy(8, files)
 	if err := errors.Join(err, ours.Close()); err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func runRestart(ctx context.Context, b *Bench) error {
 		}
 	}
 	if err == nil {
-		p, err = b.restartUnderPing(ctx, peer)
+		p, err = b.restartUnderPing(ctx, peer, 1) // it takes its time
 	}
 	if err := errors.Join(err, peer.Close()); err != nil {
 		return err
@@ -97,8 +97,8 @@ type restarts struct {
 }
 
 // restartUnderPing restarts the daemon as long as a guest on n0 pings, and again until it has
-// pinged through three rounds.
-func (b *Bench) restartUnderPing(ctx context.Context, h *Host) (r restarts, err error) {
+// pinged through all rounds.
+func (b *Bench) restartUnderPing(ctx context.Context, h *Host, rounds int) (r restarts, err error) {
 	lan, err := nettest.NewNode(ctx, "lan-"+h.node.Name, "")
 	if err != nil {
 		return r, err
@@ -119,7 +119,7 @@ func (b *Bench) restartUnderPing(ctx context.Context, h *Host) (r restarts, err 
 		return r, err
 	}
 	total := 0
-	for range b.runs(3, 1) {
+	for range rounds {
 		sent, lost, err := b.pingRound(ctx, h, guest, &r.ready)
 		if err != nil {
 			return r, err

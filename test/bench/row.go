@@ -100,7 +100,7 @@ func (r Row) Ratio() string {
 		return "–"
 	}
 	ours, peer := r.Ours.Median(), r.Peer.Median()
-	if r.Ours.Unit == Rate {
+	if r.Ours.Unit.more() {
 		ours, peer = peer, ours
 	}
 	switch {

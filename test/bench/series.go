@@ -16,7 +16,11 @@ const (
 	Rate    Unit = "/s"
 	MiB     Unit = "MiB"
 	Packets Unit = "packets"
+	Clients Unit = "clients"
 )
+
+// more says whether more of it is better.
+func (u Unit) more() bool { return u == Rate || u == Clients }
 
 // Series is what several runs of the same thing gave.
 type Series struct {

@@ -32,6 +32,10 @@ type Load struct {
 	Broadcast bool
 	// InFlight is how many of them wait for an answer at one time.
 	InFlight int
+	// Rate is how many exchanges begin in a second, at even distances, whether or
+	// not earlier ones have ended, as far as InFlight allows; 0 begins one as soon
+	// as another ends. A server of any speed is given the same then.
+	Rate float64
 	// Duration ends the run, or Exchanges does, whichever comes first; 0 is no limit.
 	Duration  time.Duration
 	Exchanges int
@@ -114,6 +118,8 @@ type run struct {
 	next      int
 	xid       uint32
 	byXID     map[uint32]*slot
+	idle      []*slot
+	begun     int
 	latencies []time.Duration
 	owner     map[netip.Addr]int
 	result    Result
@@ -131,9 +137,7 @@ func (c *Client) Run(ctx context.Context, l Load) (Result, error) {
 	}
 	began := time.Now()
 	for range min(l.InFlight, l.Clients) {
-		if err := r.begin(&slot{}); err != nil {
-			return Result{}, err
-		}
+		r.idle = append(r.idle, &slot{})
 	}
 	buf := make([]byte, 2048)
 	for looked := began; ; {
@@ -146,6 +150,12 @@ func (c *Client) Run(ctx context.Context, l Load) (Result, error) {
 			if err := r.retry(now); err != nil {
 				return Result{}, err
 			}
+		}
+		if err := r.beginDue(began, now); err != nil {
+			return Result{}, err
+		}
+		if !r.readable(began, now) {
+			continue
 		}
 		n, err := unix.Read(c.fd, buf)
 		switch {
@@ -161,10 +171,48 @@ func (c *Client) Run(ctx context.Context, l Load) (Result, error) {
 	return r.report(time.Since(began)), ctx.Err()
 }
 
+// due is when the next exchange begins, if there is a rate.
+func (r *run) due(began time.Time) time.Time {
+	return began.Add(time.Duration(float64(r.begun) / r.load.Rate * float64(time.Second)))
+}
+
+// beginDue begins the exchanges whose time has come.
+func (r *run) beginDue(began, now time.Time) error {
+	for len(r.idle) > 0 && (r.load.Rate == 0 || !now.Before(r.due(began))) {
+		s := r.idle[len(r.idle)-1]
+		r.idle = r.idle[:len(r.idle)-1]
+		if err := r.begin(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readable waits until there is something to read, but not beyond the beginning
+// of the next exchange.
+func (r *run) readable(began, now time.Time) bool {
+	if r.load.Rate == 0 || len(r.idle) == 0 {
+		return true // a read waits as long as it may
+	}
+	wait := unix.NsecToTimespec(max(0, r.due(began).Sub(now)).Nanoseconds())
+	n, err := unix.Ppoll([]unix.PollFd{{Fd: int32(r.c.fd), Events: unix.POLLIN}}, &wait, nil)
+	return err == nil && n > 0
+}
+
+// ended takes the exchange's slot back.
+func (r *run) ended(s *slot) error {
+	delete(r.byXID, s.xid)
+	r.idle = append(r.idle, s)
+	if r.load.Rate > 0 {
+		return nil
+	}
+	return r.beginDue(time.Time{}, time.Time{})
+}
+
 // begin takes the next guest, which is not in flight already.
 func (r *run) begin(s *slot) error {
-	delete(r.byXID, s.xid)
 	r.xid++
+	r.begun++
 	*s = slot{guest: r.load.First + r.next, xid: r.xid, began: time.Now()}
 	r.next = (r.next + 1) % r.load.Clients
 	r.byXID[s.xid] = s
@@ -223,10 +271,10 @@ func (r *run) receive(frame []byte) error {
 		}
 		r.owner[m.addr] = s.guest
 		r.result.Addrs[s.guest] = m.addr
-		return r.begin(s)
+		return r.ended(s)
 	case m.kind == nakType && s.asking:
 		r.result.Naks++
-		return r.begin(s)
+		return r.ended(s)
 	}
 	return nil
 }
