@@ -7,7 +7,8 @@
 // networks or modes, and starts no programs.
 //
 // Start reading at Host below. rtnl.go is the conversation with the kernel;
-// link.go, address.go, route.go and sysctl.go are a kind each, nft*.go the rules.
+// link.go, address.go, route.go, policy.go, sysctl.go and nic.go are a kind each,
+// nft*.go the rules.
 package linux
 
 import (
@@ -50,7 +51,7 @@ func (h *Host) Close() error { return errors.Join(h.rules.Close(), h.rtnl.close(
 // Kinds lists the kinds of resources that Observe and Apply understand.
 func (h *Host) Kinds() []host.Kind {
 	return []host.Kind{
-		host.KindLink, host.KindAddress, host.KindRoute, host.KindSysctl,
+		host.KindLink, host.KindAddress, host.KindRoute, host.KindRule, host.KindSysctl, host.KindNIC,
 		host.KindTable, host.KindSet, host.KindChain, host.KindElement,
 	}
 }
@@ -85,6 +86,10 @@ func (h *Host) Observe(ctx context.Context, keys ...host.Key) (host.State, error
 			err = h.observeAddresses(seen, keys)
 		case host.KindRoute:
 			err = h.observeRoutes(seen, keys)
+		case host.KindRule:
+			err = h.observePolicy(seen, keys)
+		case host.KindNIC:
+			err = h.observeNICs(seen, keys)
 		case host.KindSysctl:
 			err = observeSysctls(seen, keys)
 		default:
@@ -165,6 +170,8 @@ func (h *Host) Apply(ctx context.Context, steps []plan.Step) error {
 			err = h.applyAddresses(steps[:n], leaving)
 		case host.KindRoute:
 			err = h.applyRoutes(steps[:n], leaving)
+		case host.KindRule:
+			err = h.applyPolicy(steps[:n])
 		case host.KindSysctl:
 			err = applySysctls(steps[:n])
 		case host.KindTable:

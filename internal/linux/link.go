@@ -18,6 +18,9 @@ import (
 type link struct {
 	host.Link
 	index, master int
+	lower         int    // IFLA_LINK
+	queue         string // IFLA_QDISC
+	carrier       bool   // IFF_LOWER_UP
 	group         uint32
 	portOf        string // the type of the master
 	counters      Counters
@@ -39,6 +42,8 @@ func parseLink(m netlink.Message) (link, error) {
 	}
 	l.index = int(int32(binary.NativeEndian.Uint32(m.Data[4:])))
 	l.Up = binary.NativeEndian.Uint32(m.Data[8:])&unix.IFF_UP != 0
+	l.carrier = binary.NativeEndian.Uint32(m.Data[8:])&unix.IFF_LOWER_UP != 0
+	elsewhere := false
 	err := decode(m.Data, unix.SizeofIfInfomsg, func(ad *netlink.AttributeDecoder) {
 		switch ad.Type() {
 		case unix.IFLA_IFNAME:
@@ -52,6 +57,12 @@ func parseLink(m netlink.Message) (link, error) {
 			l.MTU = int(ad.Uint32())
 		case unix.IFLA_MASTER:
 			l.master = int(ad.Uint32())
+		case unix.IFLA_QDISC:
+			l.queue = ad.String()
+		case unix.IFLA_LINK:
+			l.lower = int(ad.Uint32())
+		case unix.IFLA_LINK_NETNSID:
+			elsewhere = true
 		case unix.IFLA_GROUP:
 			l.group = ad.Uint32()
 		case unix.IFLA_IFALIAS:
@@ -62,6 +73,9 @@ func parseLink(m netlink.Message) (link, error) {
 			nested(ad, l.parseInfo)
 		}
 	})
+	if elsewhere || l.Type == host.TypeVeth {
+		l.lower = 0 // a link of another namespace, or the other end of a cable
+	}
 	return l, err
 }
 
@@ -176,7 +190,7 @@ func (h *Host) observeLinks(seen host.State, keys []host.Key) error {
 		if l.Name != k.Name {
 			continue
 		}
-		if err := h.nameMaster(&l, masters); err != nil {
+		if err := h.nameOthers(&l, masters); err != nil {
 			return err
 		}
 		seen.Add(l.Link)
@@ -184,23 +198,26 @@ func (h *Host) observeLinks(seen host.State, keys []host.Key) error {
 	return nil
 }
 
-// nameMaster fills in the name of the master; known remembers names by index.
-func (h *Host) nameMaster(l *link, known map[int]string) error {
-	if l.master == 0 {
-		return nil
+// nameOthers fills in the names of the master and of the link below; known
+// remembers names by index.
+func (h *Host) nameOthers(l *link, known map[int]string) error {
+	for index, name := range map[int]*string{l.master: &l.Master, l.lower: &l.Lower} {
+		if index == 0 {
+			continue
+		}
+		if there, ok := known[index]; ok {
+			*name = there
+			continue
+		}
+		m, err := h.rtnl.linkBy(index, fmt.Sprintf("with index %d", index))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it went between the two questions, and so did the plug
+		}
+		if err != nil {
+			return err
+		}
+		known[index], *name = m.Name, m.Name
 	}
-	if name, ok := known[l.master]; ok {
-		l.Master = name
-		return nil
-	}
-	m, err := h.rtnl.linkBy(l.master, fmt.Sprintf("with index %d", l.master))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // it went between the two questions, and so did the plug
-	}
-	if err != nil {
-		return err
-	}
-	known[l.master], l.Master = m.Name, m.Name
 	return nil
 }
 
@@ -215,7 +232,7 @@ func (h *Host) allLinks(seen host.State) (map[int]string, error) {
 		names[l.index] = l.Name
 	}
 	for _, l := range links {
-		l.Master = names[l.master]
+		l.Master, l.Lower = names[l.master], names[l.lower]
 		seen.Add(l.Link)
 	}
 	return names, nil

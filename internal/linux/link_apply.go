@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"net"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -109,7 +110,7 @@ func (h *Host) makeLink(want host.Link) error {
 func (h *Host) changeLink(there link, want host.Link) error {
 	var err error
 	if there.master != 0 {
-		if err = h.nameMaster(&there, map[int]string{}); err != nil {
+		if err = h.nameOthers(&there, map[int]string{}); err != nil {
 			return err
 		}
 	}
@@ -127,6 +128,18 @@ func (h *Host) changeLink(there link, want host.Link) error {
 		master = bridge.index
 	}
 	replug := want.Master != there.Master
+	if replug && want.Type != host.TypeTap && there.Up {
+		by := master
+		if by == 0 {
+			by = there.master
+		}
+		end, err := detour(there.index, by)
+		if err != nil {
+			h.log.Debug("a packet may be lost while a link is plugged", "link", want.Name, "err", err)
+		} else {
+			defer end()
+		}
+	}
 	hadIsolated, hadHairpin := there.Isolated && !replug, there.Hairpin && !replug
 	flags := want.Master != "" && (want.Isolated != hadIsolated || want.Hairpin != hadHairpin)
 	attrs := h.differing(there, want, replug, master)
@@ -139,6 +152,11 @@ func (h *Host) changeLink(there link, want host.Link) error {
 			return fmt.Errorf("change link %s: %w", want.Name, err)
 		}
 	}
+	if replug && master != 0 && there.Up && there.carrier && want.Type != host.TypeTap {
+		if err := h.awaitQueue(master, want.Master); err != nil {
+			return err
+		}
+	}
 	if flags {
 		header := linkHeader(there.index, number(want.Up)*unix.IFF_UP, unix.IFF_UP)
 		if _, err := h.rtnl.do(unix.RTM_NEWLINK, flagChange, header, portFlags(want)); err != nil {
@@ -146,6 +164,31 @@ func (h *Host) changeLink(there link, want host.Link) error {
 		}
 	}
 	return nil
+}
+
+// A bridge gets its carrier from its first port, and some time later, from a
+// worker of the kernel (net/core/link_watch.c), the queue without which it drops
+// all that is sent.
+const (
+	queueLimit = 100 * time.Millisecond
+	queuePause = 100 * time.Microsecond
+	noQueue    = "noop"
+)
+
+// awaitQueue waits until a bridge sends what it is given.
+func (h *Host) awaitQueue(index int, name string) error {
+	for begin := time.Now(); ; time.Sleep(queuePause) {
+		l, err := h.rtnl.linkBy(index, name)
+		if err != nil {
+			return err
+		}
+		if !l.Up || l.queue != noQueue {
+			return nil
+		}
+		if time.Since(begin) > queueLimit {
+			return fmt.Errorf("plug into %s: the bridge did not begin to send", name)
+		}
+	}
 }
 
 func (h *Host) changeBridge(there link, want host.Link) error {

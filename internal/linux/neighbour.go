@@ -101,3 +101,45 @@ func (h *Host) Neighbours(ctx context.Context, link string) ([]Neighbour, error)
 	}
 	return out, nil
 }
+
+// takeNeighbours lets a link know what another knows of its neighbours, so that
+// an address which moves there need not ask for them anew: until the host's NIC
+// is in its place, an answer would come to the wrong link, and the next question
+// is asked a second later. Those that the link knows itself stay.
+func (h *Host) takeNeighbours(from, to int) error {
+	msgs, err := h.rtnl.dump(unix.RTM_GETNEIGH, make([]byte, unix.SizeofNdMsg), func(ae *netlink.AttributeEncoder) {
+		ae.Uint32(unix.NDA_IFINDEX, uint32(from))
+	})
+	if errors.Is(err, unix.ENODEV) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list neighbours: %w", err)
+	}
+	for _, m := range msgs {
+		n, _, known, err := parseNeighbour(m)
+		if err != nil {
+			return fmt.Errorf("list neighbours: %w", err)
+		}
+		mac, err := net.ParseMAC(n.MAC)
+		if !known || err != nil {
+			continue
+		}
+		state := uint16(stateStale)
+		if binary.NativeEndian.Uint16(m.Data[8:])&statePermanent != 0 {
+			state = statePermanent
+		}
+		header := make([]byte, unix.SizeofNdMsg)
+		header[0] = byte(familyOfAddr(n.Addr))
+		binary.NativeEndian.PutUint32(header[4:], uint32(to))
+		binary.NativeEndian.PutUint16(header[8:], state)
+		_, err = h.rtnl.do(unix.RTM_NEWNEIGH, flagCreate, header, func(ae *netlink.AttributeEncoder) {
+			ae.Bytes(unix.NDA_DST, n.Addr.AsSlice())
+			ae.Bytes(unix.NDA_LLADDR, mac)
+		})
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("tell of neighbour %s: %w", n.Addr, err)
+		}
+	}
+	return nil
+}

@@ -34,7 +34,7 @@ func opinion(t *testing.T, present host.State, absent []host.Key) {
 				t.Errorf("nft has not: %s\nbut: %s", text, strings.Join(rules, "\n     "))
 			}
 		default:
-			if seen[k] != want {
+			if !host.Same(seen[k], want) {
 				t.Errorf("ip disagrees: want %+v\n ip says %+v", want, seen[k])
 			}
 		}
@@ -114,8 +114,8 @@ func ipRoutes(t *testing.T) (out []host.Resource) {
 	protocols := map[string]int{"kernel": 2, "boot": 3, "static": 4, "dhcp": 16}
 	for family, all := range map[string]string{"-4": "0.0.0.0/0", "-6": "::/0"} {
 		var routes []struct {
-			Type, Dst, Gateway, Dev, Table, Protocol string
-			Metric                                   int
+			Type, Dst, Gateway, Dev, Table, Protocol, Prefsrc string
+			Metric                                            int
 		}
 		output(t, &routes, "ip", family, "-j", "-d", "route", "show", "table", "all")
 		for _, r := range routes {
@@ -128,13 +128,14 @@ func ipRoutes(t *testing.T) (out []host.Resource) {
 				dst = netip.PrefixFrom(ip, ip.BitLen())
 			}
 			gateway, _ := netip.ParseAddr(r.Gateway)
+			src, _ := netip.ParseAddr(r.Prefsrc)
 			table, ok := tables[r.Table]
 			if !ok {
 				fmt.Sscan(r.Table, &table)
 			}
 			out = append(out, host.Route{
 				Dst: dst, Gateway: gateway, Link: r.Dev, Table: table, Metric: r.Metric,
-				Protocol: protocols[r.Protocol], Type: types[r.Type],
+				Protocol: protocols[r.Protocol], Type: types[r.Type], Src: src,
 			})
 		}
 	}

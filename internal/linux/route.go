@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -22,24 +23,64 @@ func routeHeader(r host.Route) []byte {
 	if r.Dst.IsValid() {
 		b[0], b[1] = byte(familyOfAddr(r.Dst.Addr())), byte(r.Dst.Bits())
 	}
+	if r.From.IsValid() {
+		b[2] = byte(r.From.Bits())
+	}
+	b[3] = byte(r.TOS)
 	if r.Table < 256 {
 		b[4] = byte(r.Table)
 	}
 	b[5], b[6], b[7] = byte(r.Protocol), routeScope(r), byte(r.Type)
+	if r.OnLink {
+		binary.NativeEndian.PutUint32(b[8:], unix.RTNH_F_ONLINK)
+	}
 	return b
 }
 
-// routeScope says how far the destination is, as `ip route` chooses it.
+// scopes are the words for RT_SCOPE_*, as ip-route(8) has them.
+var scopes = map[byte]string{
+	unix.RT_SCOPE_UNIVERSE: "global", unix.RT_SCOPE_SITE: "site", unix.RT_SCOPE_LINK: "link",
+	unix.RT_SCOPE_HOST: "host", unix.RT_SCOPE_NOWHERE: "nowhere",
+}
+
+// routeScope says how far the destination is.
 func routeScope(r host.Route) byte {
+	if r.Scope == "" {
+		return usualScope(r)
+	}
+	for n, word := range scopes {
+		if word == r.Scope {
+			return n
+		}
+	}
+	n, _ := strconv.ParseUint(r.Scope, 10, 8) // what is no number was never read from the kernel
+	return byte(n)
+}
+
+// usualScope is the scope that ip-route(8) chooses.
+func usualScope(r host.Route) byte {
 	switch {
+	case r.Dst.Addr().Is6():
 	case r.Type == unix.RTN_LOCAL:
 		return unix.RT_SCOPE_HOST
-	case r.Type == unix.RTN_UNICAST && !r.Gateway.IsValid(), r.Type == unix.RTN_BROADCAST:
+	case r.Type == unix.RTN_UNICAST && !r.Gateway.IsValid() && r.Hops == "",
+		r.Type == unix.RTN_BROADCAST, r.Type == unix.RTN_MULTICAST, r.Type == unix.RTN_ANYCAST:
 		return unix.RT_SCOPE_LINK
 	}
 	return unix.RT_SCOPE_UNIVERSE
 }
 
+func wordForScope(r host.Route, scope byte) string {
+	if scope == usualScope(r) || r.Dst.Addr().Is6() {
+		return ""
+	}
+	if word, ok := scopes[scope]; ok {
+		return word
+	}
+	return strconv.Itoa(int(scope))
+}
+
+// parseRoute reads a route; names are those of links by index.
 func parseRoute(m netlink.Message, names map[int]string) (host.Route, error) {
 	var r host.Route
 	if len(m.Data) < unix.SizeofRtMsg {
@@ -49,28 +90,56 @@ func parseRoute(m netlink.Message, names map[int]string) (host.Route, error) {
 	if m.Data[0] == unix.AF_INET6 {
 		any = netip.IPv6Unspecified()
 	}
-	dst := any
-	r.Table, r.Protocol, r.Type = int(m.Data[4]), int(m.Data[5]), int(m.Data[7])
+	dst, from, now := any, any, monotonic()
+	r.TOS, r.Table, r.Protocol, r.Type = int(m.Data[3]), int(m.Data[4]), int(m.Data[5]), int(m.Data[7])
+	r.OnLink = binary.NativeEndian.Uint32(m.Data[8:])&unix.RTNH_F_ONLINK != 0
+	var odd []string
 	err := decode(m.Data, unix.SizeofRtMsg, func(ad *netlink.AttributeDecoder) {
 		switch ad.Type() {
 		case unix.RTA_DST:
 			dst, _ = netip.AddrFromSlice(ad.Bytes())
+		case unix.RTA_SRC:
+			from, _ = netip.AddrFromSlice(ad.Bytes())
 		case unix.RTA_GATEWAY:
 			r.Gateway, _ = netip.AddrFromSlice(ad.Bytes())
 		case unix.RTA_VIA:
-			// struct rtvia: an IPv6 next hop of an IPv4 route.
-			if b := ad.Bytes(); len(b) > 2 {
-				r.Gateway, _ = netip.AddrFromSlice(b[2:])
-			}
+			r.Gateway = parseVia(ad.Bytes())
 		case unix.RTA_OIF:
 			r.Link = names[int(ad.Uint32())]
 		case unix.RTA_PRIORITY:
 			r.Metric = int(ad.Uint32())
 		case unix.RTA_TABLE:
 			r.Table = int(ad.Uint32())
+		case unix.RTA_PREFSRC:
+			r.Src, _ = netip.AddrFromSlice(ad.Bytes())
+		case unix.RTA_PREF:
+			r.Pref = int(ad.Uint8())
+		case unix.RTA_FLOW:
+			r.Realm = ad.Uint32()
+		case unix.RTA_METRICS:
+			r.Metrics = parseMetrics(ad)
+		case unix.RTA_MULTIPATH:
+			var strange string
+			r.Hops, strange = parseHops(ad.Bytes(), names)
+			odd = append(odd, strange)
+		case unix.RTA_CACHEINFO:
+			// struct rta_cacheinfo: what is left, in hundredths of a second.
+			if b := ad.Bytes(); len(b) >= 12 && m.Data[0] == unix.AF_INET6 {
+				if left := int32(binary.NativeEndian.Uint32(b[8:])); left > 0 {
+					r.Until = now + int64(left)/100
+				}
+			}
+		default:
+			odd = append(odd, oddAttribute(ad.Type()))
 		}
 	})
 	r.Dst = netip.PrefixFrom(dst, length)
+	if m.Data[2] != 0 {
+		r.From = netip.PrefixFrom(from, int(m.Data[2]))
+	}
+	r.Scope = wordForScope(r, m.Data[6])
+	odd = slices.DeleteFunc(odd, func(s string) bool { return s == "" })
+	r.Unrestorable = strings.Join(odd, ", ")
 	return r, err
 }
 
@@ -125,6 +194,10 @@ func parseRouteKey(k host.Key) (host.Route, error) {
 			r.Metric, err = strconv.Atoi(value)
 		case "type":
 			r.Type, err = strconv.Atoi(value)
+		case "tos":
+			r.TOS, err = strconv.Atoi(value)
+		case "from":
+			r.From, err = netip.ParsePrefix(value)
 		case "via":
 			r.Gateway, err = netip.ParseAddr(value)
 		case "dev":
@@ -200,16 +273,14 @@ type lazyNames struct {
 }
 
 func (n lazyNames) fill(m netlink.Message) (host.Route, error) {
-	var index int
-	err := decode(m.Data, unix.SizeofRtMsg, func(ad *netlink.AttributeDecoder) {
-		if ad.Type() == unix.RTA_OIF {
-			index = int(ad.Uint32())
-		}
-	})
+	indexes, err := routeLinks(m)
 	if err != nil {
 		return host.Route{}, err
 	}
-	if _, ok := n.known[index]; !ok && index != 0 {
+	for _, index := range indexes {
+		if _, ok := n.known[index]; ok || index == 0 {
+			continue
+		}
 		l, err := n.h.rtnl.linkBy(index, fmt.Sprintf("with index %d", index))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return host.Route{}, err
@@ -237,7 +308,7 @@ func (h *Host) applyRoutes(steps []plan.Step, leaving map[host.Key]bool) error {
 // putRoute makes a route. One of the same destination and metric is replaced,
 // without a moment in between, if it is to go anyway; else it is in the way.
 func (h *Host) putRoute(want host.Route, leaving map[host.Key]bool) error {
-	if want.Link == "" && want.Type == unix.RTN_UNICAST {
+	if want.Link == "" && want.Hops == "" && want.Type == unix.RTN_UNICAST {
 		return errors.New("a route without a link cannot be made")
 	}
 	there, err := h.routesLike(want)
@@ -245,18 +316,36 @@ func (h *Host) putRoute(want host.Route, leaving map[host.Key]bool) error {
 		return err
 	}
 	flags := flagCreate
+	var stays, goes host.Key
+	var old host.Route
+	made := false
 	for _, r := range there {
-		if r.Metric != want.Metric {
+		if r.Metric != want.Metric || r.TOS != want.TOS || r.From != want.From {
 			continue
 		}
 		switch {
-		case r == want:
-			return nil
-		case r.Key() == want.Key(), leaving[r.Key()]:
-			flags = flagReplace
+		case host.Same(r, want):
+			made = true
+		case r.Key() == want.Key(), leaving[r.Key()], leaving[host.LinkKey(r.Link)]:
+			goes, old = r.Key(), r
 		default:
-			return fmt.Errorf("%s is in the way: %w", r.Key(), fs.ErrExist)
+			stays = r.Key()
 		}
+	}
+	switch {
+	case made && goes.Name != "":
+		// The kernel made the new one by itself, for an address, behind the old
+		// one, which would be used for as long as it is there.
+		return h.deleteRoute(old)
+	case made:
+		return nil
+	case goes.Name == "" && stays.Name != "":
+		return fmt.Errorf("%s is in the way: %w", stays, fs.ErrExist)
+	case goes.Name != "" && stays.Name != "":
+		// The kernel would replace the first of them, whichever that is.
+		flags = flagAppend
+	case goes.Name != "":
+		flags = flagReplace
 	}
 	return h.sendRoute(unix.RTM_NEWROUTE, flags, want)
 }
@@ -283,9 +372,20 @@ func (h *Host) sendRoute(typ uint16, flags netlink.HeaderFlags, r host.Route) er
 		// Delete whatever scope it has: what was observed does not say.
 		header[6] = unix.RT_SCOPE_NOWHERE
 	}
-	_, err := h.rtnl.do(typ, flags, header, func(ae *netlink.AttributeEncoder) {
+	hops, err := h.encodeHops(r.Hops)
+	if err != nil {
+		return err
+	}
+	metrics, err := encodeMetrics(r.Metrics)
+	if err != nil {
+		return err
+	}
+	_, err = h.rtnl.do(typ, flags, header, func(ae *netlink.AttributeEncoder) {
 		if r.Dst.Bits() > 0 {
 			ae.Bytes(unix.RTA_DST, r.Dst.Addr().AsSlice())
+		}
+		if r.From.IsValid() {
+			ae.Bytes(unix.RTA_SRC, r.From.Addr().AsSlice())
 		}
 		ae.Uint32(unix.RTA_TABLE, uint32(r.Table))
 		if r.Metric != 0 {
@@ -294,13 +394,27 @@ func (h *Host) sendRoute(typ uint16, flags netlink.HeaderFlags, r host.Route) er
 		if index != 0 {
 			ae.Uint32(unix.RTA_OIF, uint32(index))
 		}
-		switch {
-		case !r.Gateway.IsValid():
-		case r.Gateway.Is6() && r.Dst.Addr().Is4():
-			via := binary.NativeEndian.AppendUint16(nil, unix.AF_INET6)
-			ae.Bytes(unix.RTA_VIA, append(via, r.Gateway.AsSlice()...))
-		default:
-			ae.Bytes(unix.RTA_GATEWAY, r.Gateway.AsSlice())
+		encodeGateway(ae, r.Gateway, r.Dst.Addr().Is4())
+		if typ == unix.RTM_DELROUTE {
+			return
+		}
+		if r.Src.IsValid() {
+			ae.Bytes(unix.RTA_PREFSRC, r.Src.AsSlice())
+		}
+		if r.Pref != 0 {
+			ae.Uint8(unix.RTA_PREF, uint8(r.Pref))
+		}
+		if r.Realm != 0 {
+			ae.Uint32(unix.RTA_FLOW, r.Realm)
+		}
+		if metrics != nil {
+			nest(ae, unix.RTA_METRICS, metrics)
+		}
+		if hops != nil {
+			ae.Bytes(unix.RTA_MULTIPATH, hops)
+		}
+		if r.Until != 0 {
+			ae.Uint32(unix.RTA_EXPIRES, uint32(max(r.Until-monotonic(), shortestLife)))
 		}
 	})
 	return err

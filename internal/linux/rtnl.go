@@ -15,13 +15,17 @@ type rtnl struct {
 	conn *netlink.Conn
 	// dumps is for listing whole tables, so that no other question waits for it.
 	dumps *netlink.Conn
+	// before is called before each change and may refuse it; tests make the
+	// program end there. Nil is no question.
+	before func() error
 }
 
-// message flags of the three ways to ask for something.
+// message flags of the ways to ask for something.
 const (
 	flagChange  = netlink.Request | netlink.Acknowledge
 	flagCreate  = flagChange | netlink.Create | netlink.Excl
 	flagReplace = flagChange | netlink.Create | netlink.Replace
+	flagAppend  = flagChange | netlink.Create | netlink.Append
 )
 
 // dumpTries bounds how often an interrupted dump is begun again: any change in
@@ -56,6 +60,11 @@ type attributes func(*netlink.AttributeEncoder)
 
 // do sends one request and returns the answers without the acknowledgement.
 func (r *rtnl) do(typ uint16, flags netlink.HeaderFlags, header []byte, attrs attributes) ([]netlink.Message, error) {
+	if r.before != nil && flags&netlink.Acknowledge != 0 {
+		if err := r.before(); err != nil {
+			return nil, err
+		}
+	}
 	data := header
 	if attrs != nil {
 		ae := netlink.NewAttributeEncoder()

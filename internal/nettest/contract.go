@@ -65,7 +65,7 @@ func (s scene) check(t *testing.T, h txn.Host, opinion Opinion, when string) {
 		t.Fatal(err)
 	}
 	for k, want := range present {
-		if seen[k] != want {
+		if !host.Same(seen[k], want) {
 			t.Errorf("%s: want %+v\n see %+v", when, want, seen[k])
 		}
 	}
@@ -116,7 +116,7 @@ func listsAll(t *testing.T, h txn.Host) {
 		t.Fatal(err)
 	}
 	for _, want := range append(s.present, subnetRoute(address4), localRoute(address4)) {
-		if seen[want.Key()] != want {
+		if !host.Same(seen[want.Key()], want) {
 			t.Errorf("want %+v\n see %+v", want, seen[want.Key()])
 		}
 	}

@@ -224,7 +224,7 @@ func leavingIn(steps []plan.Step) map[host.Key]bool {
 func (f *Fake) next(s plan.Step) (change func(), err error) {
 	key := s.Key()
 	there := f.get(key)
-	if s.After == there {
+	if host.Same(s.After, there) {
 		return nil, nil
 	}
 	if s.After == nil {
@@ -312,8 +312,13 @@ func (f *Fake) get(k host.Key) host.Resource {
 	if r, ok := f.state[k]; ok {
 		return r
 	}
-	if k.Kind == host.KindSysctl {
+	switch k.Kind {
+	case host.KindSysctl:
 		return f.defaultSysctl(k.Name)
+	case host.KindNIC:
+		if l, ok := f.state[host.LinkKey(k.Name)].(host.Link); ok {
+			return host.NIC{Link: l.Name, Carrier: l.Up}
+		}
 	}
 	return nil
 }

@@ -126,7 +126,7 @@ func (f *Fake) addressesOf(link string) []host.Address {
 }
 
 func (f *Fake) nextAddress(want host.Address) (change func(), err error) {
-	if want.Dynamic {
+	if want.Dynamic && want.ValidUntil == 0 {
 		return nil, errors.New("an address with a lifetime is made by DHCP or router advertisements only")
 	}
 	six := want.Addr.Addr().Is6()
@@ -164,11 +164,7 @@ func (f *Fake) primary(a host.Address) bool {
 func (f *Fake) deleteAddress(a host.Address) {
 	primary, four := f.primary(a), a.Addr.Addr().Is4()
 	f.drop(a.Key())
-	for k, r := range f.state {
-		if r, ok := r.(host.Route); ok && r == localRoute(a) {
-			f.drop(k)
-		}
-	}
+	f.drop(localRoute(a).Key())
 	shared := false
 	for _, other := range f.addressesOf(a.Link) {
 		if other.Addr.Masked() != a.Addr.Masked() {
@@ -197,13 +193,21 @@ func localRoute(a host.Address) host.Route {
 	ip := a.Addr.Addr()
 	return host.Route{
 		Dst: netip.PrefixFrom(ip, ip.BitLen()), Link: a.Link, Table: host.LocalTable,
-		Protocol: protocolKernel, Type: routeLocal,
+		Protocol: protocolKernel, Type: routeLocal, Src: source(a),
 	}
+}
+
+// source is the source address that the kernel puts into routes of an address.
+func source(a host.Address) netip.Addr {
+	if a.Addr.Addr().Is6() {
+		return netip.Addr{}
+	}
+	return a.Addr.Addr()
 }
 
 // subnetRoute leads to the address's subnet over its link.
 func subnetRoute(a host.Address) host.Route {
-	r := host.Route{Dst: a.Addr.Masked(), Link: a.Link, Table: host.MainTable, Protocol: protocolKernel, Type: routeUnicast}
+	r := host.Route{Dst: a.Addr.Masked(), Link: a.Link, Table: host.MainTable, Protocol: protocolKernel, Type: routeUnicast, Src: source(a)}
 	if r.Dst.Addr().Is6() {
 		r.Metric = metricV6
 	}
@@ -217,22 +221,30 @@ func (f *Fake) addRoutesOf(a host.Address) {
 	}
 	four := a.Addr.Addr().Is4()
 	if l.Up || four {
-		f.add(localRoute(a))
+		local := localRoute(a)
+		// What is sent from the host to itself has the primary's address.
+		for _, o := range f.addressesOf(a.Link) {
+			if four && o.Addr.Masked() == a.Addr.Masked() {
+				local.Src = o.Addr.Addr()
+				break
+			}
+		}
+		f.add(local)
 	}
-	if l.Up && (!four || f.primary(a) && a.Addr.Bits() < 32) {
+	if l.Up && !a.NoPrefixRoute && (!four || f.primary(a) && a.Addr.Bits() < 32) {
 		f.add(subnetRoute(a))
 	}
 }
 
 func (f *Fake) nextRoute(want host.Route) (change func(), err error) {
 	if want.Link == "" {
-		if want.Type == routeUnicast {
+		if want.Type == routeUnicast && want.Hops == "" {
 			return nil, errors.New("a route without a link cannot be made")
 		}
 	} else if l := f.state[host.LinkKey(want.Link)].(host.Link); !l.Up {
 		return nil, fmt.Errorf("link %s is down", want.Link)
 	}
-	if want.Gateway.IsValid() && !f.onLink(want) {
+	if want.Gateway.IsValid() && !want.OnLink && !f.onLink(want) {
 		return nil, fmt.Errorf("the gateway %s cannot be reached over %s", want.Gateway, want.Link)
 	}
 	for k, r := range f.state {
@@ -240,7 +252,7 @@ func (f *Fake) nextRoute(want host.Route) (change func(), err error) {
 		if !ok || r.Dst != want.Dst || r.Table != want.Table || r.Metric != want.Metric || k == want.Key() {
 			continue
 		}
-		if !f.leaving[k] {
+		if !f.leaving[k] && !f.leaving[host.LinkKey(r.Link)] {
 			return nil, fmt.Errorf("%s is in the way", k)
 		}
 		return func() { f.drop(k); f.add(want) }, nil

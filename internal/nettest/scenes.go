@@ -45,6 +45,12 @@ func with(l host.Link, edit func(*host.Link)) host.Link {
 	return l
 }
 
+// from is a route with the address as its source.
+func from(r host.Route, a host.Address) host.Route {
+	r.Src = a.Addr.Addr()
+	return r
+}
+
 func scenes() []scene {
 	return slices.Concat(linkScenes(), cascadeScenes(), addressScenes(), routeScenes(), parameterScenes(), ruleScenes())
 }
@@ -121,7 +127,7 @@ func addressScenes() []scene {
 	point := host.Address{Link: "cbr0", Addr: netip.MustParsePrefix("192.0.2.8/32")}
 	return []scene{
 		{name: "IPv4 address", calls: [][]plan.Step{makes(theBridge, address4)}, present: []host.Resource{address4, subnetRoute(address4), localRoute(address4)}},
-		{name: "two addresses", calls: [][]plan.Step{makes(theBridge, address4, another4)}, present: []host.Resource{address4, another4, localRoute(another4)}},
+		{name: "two addresses", calls: [][]plan.Step{makes(theBridge, address4, another4)}, present: []host.Resource{address4, another4, from(localRoute(another4), address4)}},
 		{name: "single address", calls: [][]plan.Step{makes(theBridge, point)}, present: []host.Resource{point, localRoute(point)}},
 		{name: "IPv6 address", calls: [][]plan.Step{makes(theBridge, address6)}, present: []host.Resource{address6, subnetRoute(address6)}},
 		{name: "IPv6 address that is probed", calls: [][]plan.Step{makes(theBridge, loud)}, present: []host.Resource{loud}},

@@ -14,8 +14,8 @@ import (
 var rank = map[host.Kind]int{
 	host.KindTable: 0, host.KindSet: 1, host.KindChain: 2, host.KindElement: 3,
 	host.KindLink: 4, host.KindAddress: 6, host.KindRule: 7, host.KindRoute: 9, host.KindSysctl: 11,
-	host.KindGuest: 12, host.KindReservation: 13, host.KindPool: 14, host.KindRouter: 15,
-	host.KindZone: 16, host.KindResolver: 17,
+	host.KindGuest: 13, host.KindReservation: 14, host.KindPool: 15, host.KindRouter: 16,
+	host.KindZone: 17, host.KindResolver: 18,
 }
 
 // Between these ranks lies the move of a NIC into a bridge or out of it. In
@@ -31,10 +31,19 @@ const (
 	rankPlug = 8
 	// rankUnplug: it leaves the bridge once routes lead over it again.
 	rankUnplug = 10
+	// The host's own network manager learns to keep its hands off before there is
+	// a bridge, and what to do with it once all is in its place.
+	rankReserved = 3
+	rankProfile  = 12
 )
 
 func rankOf(s Step) int {
 	switch after := firstOf(s.After, s.Before).(type) {
+	case host.Profile:
+		if after.Stage == host.Reserved {
+			return rankReserved
+		}
+		return rankProfile
 	case host.Sysctl:
 		if after.Link != "" {
 			return rankLinkSysctl
@@ -111,10 +120,10 @@ func sortByRank(steps []Step) {
 		if d := rankOf(a) - rankOf(b); d != 0 {
 			return d
 		}
-		if d := depth[a.Key()] - depth[b.Key()]; d != 0 {
+		if d := within(firstOf(a.After, a.Before), firstOf(b.After, b.Before)); d != 0 {
 			return d
 		}
-		if d := within(firstOf(a.After, a.Before), firstOf(b.After, b.Before)); d != 0 {
+		if d := depth[a.Key()] - depth[b.Key()]; d != 0 {
 			return d
 		}
 		return a.Key().Compare(b.Key())
