@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"drawbridge/internal/host"
+	"drawbridge/internal/render"
 	"drawbridge/internal/spec"
 	"drawbridge/internal/txn"
 )
@@ -191,7 +192,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	want := e.Store.Document()
 	if e.FirstSinceBoot {
 		for name, n := range want.Networks {
-			n.Started = n.Autostart
+			n.Started = n.Autostart && (n.Started || render.Unattended(n))
 			want.Networks[name] = n
 		}
 	}

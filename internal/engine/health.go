@@ -9,6 +9,7 @@ import (
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/plan"
+	"drawbridge/internal/render"
 	"drawbridge/internal/spec"
 	"drawbridge/internal/txn"
 )
@@ -105,6 +106,10 @@ func (e *Engine) networkView(n spec.Network, missing []plan.Step, v View) Networ
 	if !n.Started {
 		return nv
 	}
+	if why := render.Trouble(n, v.State); why != "" {
+		nv.Running = false
+		nv.Problems = append(nv.Problems, why)
+	}
 	for _, s := range missing {
 		if hangsOn(s.Key(), n.Bridge) {
 			nv.Running = false
@@ -173,7 +178,7 @@ func (e *Engine) portsSeen(doc spec.Document, seen host.State, users map[string]
 		}
 		live, ours := e.live[l.Name]
 		network, onOurs := networks[l.Master]
-		if !ours && !onOurs {
+		if !ours && (!onOurs || render.IsUplink(doc.Networks[network], l)) {
 			continue
 		}
 		p := Port{Network: network, Bridge: l.Master, Tap: l.Name, Guest: l.Name, Made: "other", Owner: -1}

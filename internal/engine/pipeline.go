@@ -94,6 +94,14 @@ func (e *Engine) draft(ctx context.Context, had, want spec.Document) (draft, err
 	if err := render.Validate(doc); err != nil {
 		return draft{}, err
 	}
+	facts.Moving, facts.Leaving = render.Turn(had, doc)
+	if ask := render.Asks(doc, facts.Moving, facts.Seen); len(ask) > 0 {
+		more, err := e.Host.Observe(ctx, ask...)
+		if err != nil {
+			return draft{}, fmt.Errorf("look at the host: %w", err)
+		}
+		maps.Copy(facts.Seen, more)
+	}
 	return e.planFor(ctx, doc, facts)
 }
 
@@ -148,6 +156,9 @@ func (e *Engine) lookCloser(ctx context.Context, seen host.State, wish host.Wish
 		}
 	}
 	for k := range wish.Present {
+		need(k)
+	}
+	for k := range wish.Given {
 		need(k)
 	}
 	for k := range ledger {

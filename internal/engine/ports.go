@@ -64,7 +64,7 @@ func (e *Engine) plug(ctx context.Context, r PortRequest, persist bool) (host.Po
 	}
 	p := host.Port{
 		Bridge: n.Bridge, Network: string(n.Name), Guest: r.Guest, MTU: n.EffectiveMTU(),
-		Made: r.Made, Owner: r.Owner, Persistent: persist, PID: r.PID, Since: e.Now().Unix(),
+		Made: r.Made, Owner: r.Owner, Persistent: persist, PID: r.PID, Open: render.Open(n), Since: e.Now().Unix(),
 	}
 	if err := e.soleGuest(ctx, r, persist); err != nil {
 		return p, nil, err
@@ -132,6 +132,9 @@ func portWish(p host.Port) host.State {
 	wish := host.NewState(
 		host.Link{Name: p.Tap, Type: host.TypeTap, MTU: p.MTU, Up: true, Master: p.Bridge, Alias: "drawbridge port of " + nameOr(p.Guest, p.Tap)},
 	)
+	if p.Open {
+		return wish
+	}
 	wish.Add(render.PortRules(p.Tap)...)
 	if p.Guest != "" && p.MAC != "" {
 		wish.Add(host.Guest{Bridge: p.Bridge, MAC: p.MAC, Name: p.Guest})
@@ -302,7 +305,7 @@ func (e *Engine) wishPorts(wish *host.Wish, ledger host.Ledger, seen host.State,
 		if _, there := seen[host.LinkKey(p.Tap)]; !there {
 			continue
 		}
-		if _, running := wish.Present[host.LinkKey(p.Bridge)]; !running {
+		if !wish.Has(host.LinkKey(p.Bridge)) {
 			continue
 		}
 		mine := portWish(p)

@@ -123,6 +123,9 @@ type Wish struct {
 // NewWish returns an empty wish.
 func NewWish() Wish { return Wish{Present: State{}, Absent: map[Key]bool{}, Given: State{}} }
 
+// Has says whether the wish is for the thing to be there.
+func (w Wish) Has(k Key) bool { return w.Present[k] != nil || w.Given[k] != nil }
+
 // ClaimKind says by what right we change a thing.
 type ClaimKind string
 

@@ -21,6 +21,9 @@ type Port struct {
 	PID int `json:"pid,omitempty"`
 	// Persistent taps outlive the process that opened them.
 	Persistent bool `json:"persistent"`
+	// Open: the network is not ours; the guest may be a server on it, and gets its
+	// address and name from others.
+	Open bool `json:"open,omitempty"`
 	// Since is when the port was made, in seconds since 1970.
 	Since int64 `json:"since"`
 }

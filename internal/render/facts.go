@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"drawbridge/internal/host"
+	"drawbridge/internal/spec"
 )
 
 // Facts is all that rendering may know of the host.
@@ -21,8 +22,18 @@ type Facts struct {
 	// Targets are the addresses of the guests that forwards name; a guest that
 	// has none yet is missing.
 	Targets map[Target]netip.Addr
+	// Moving are the networks that a person asked to start or change just now:
+	// only for them are the host's own links moved. Leaving are those that end.
+	Moving  map[spec.NetworkName]bool
+	Leaving []spec.Network
+	// Manager is the host's own network manager, as host.Profile names it; "" if
+	// nobody looked.
+	Manager string
 	// Now is the time in seconds since 1970, for what ends by itself.
 	Now int64
+
+	// ours are the bridges of the document.
+	ours map[string]bool
 }
 
 // hasIPv6 says whether the host itself has an IPv6 address beyond its links,

@@ -10,6 +10,7 @@ package render
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -33,7 +34,7 @@ type Mode interface {
 }
 
 // Modes is the only registration there is.
-var Modes = []Mode{nat{}, isolated{}}
+var Modes = []Mode{nat{}, isolated{}, bridged{}}
 
 // DefaultMode is what a network gets that names none.
 const DefaultMode = spec.ModeName("nat")
@@ -59,10 +60,7 @@ func Validate(d spec.Document) error {
 	if err := d.ForwardConflict(); err != nil {
 		return err
 	}
-	if err := d.ForwardConflict(); err != nil {
-		return err
-	}
-	bridges := map[string]spec.NetworkName{}
+	bridges, uplinks := map[string]spec.NetworkName{}, map[string]spec.NetworkName{}
 	domains := map[string]spec.NetworkName{}
 	names := d.Names()
 	for i, name := range names {
@@ -75,6 +73,12 @@ func Validate(d spec.Document) error {
 		}
 		if other, taken := domains[n.Domain]; taken && n.Domain != "" {
 			return &spec.InvalidError{Field: "domain", Reason: fmt.Sprintf("%q is the domain of network %q already", n.Domain, other)}
+		}
+		for _, u := range n.Uplinks {
+			if other, taken := uplinks[u]; taken {
+				return &spec.InvalidError{Field: "uplink", Reason: fmt.Sprintf("%q is an uplink of network %q already", u, other)}
+			}
+			uplinks[u] = name
 		}
 		bridges[n.Bridge], domains[n.Domain] = name, name
 		for _, earlier := range names[:i] {
@@ -95,6 +99,9 @@ func ValidateNetwork(n spec.Network) error {
 	if err := n.Validate(); err != nil {
 		return err
 	}
+	if _, joins := mode.(joiner); !joins && (len(n.Uplinks) > 0 || n.Adopt || n.STP) {
+		return &spec.InvalidError{Field: "uplink", Reason: fmt.Sprintf("a network of mode %s has a switch of its own; uplinks, adopted bridges and spanning tree are for mode bridged", n.Mode)}
+	}
 	return mode.Validate(n)
 }
 
@@ -114,6 +121,33 @@ func disjoint(a, b spec.Network) error {
 func Wish(d spec.Document, f Facts) (host.Wish, []Note, error) {
 	all := host.NewWish()
 	var notes []Note
+	add := func(n spec.Network, w host.Wish, said []Note, err error) error {
+		if err != nil {
+			return fmt.Errorf("network %q: %w", n.Name, err)
+		}
+		maps.Copy(all.Present, w.Present)
+		maps.Copy(all.Absent, w.Absent)
+		maps.Copy(all.Given, w.Given)
+		for _, note := range said {
+			if !slices.Contains(notes, note) {
+				notes = append(notes, note)
+			}
+		}
+		return nil
+	}
+	f.ours = bridgesOf(d)
+	for _, n := range f.Leaving {
+		mode, err := ModeOf(n.Mode)
+		if err != nil {
+			return all, nil, err
+		}
+		if j, joins := mode.(joiner); joins {
+			w, said, err := j.Leave(n, f)
+			if err := add(n, w, said, err); err != nil {
+				return all, nil, err
+			}
+		}
+	}
 	for _, name := range d.Names() {
 		n := d.Networks[name]
 		if !n.Started {
@@ -124,19 +158,8 @@ func Wish(d spec.Document, f Facts) (host.Wish, []Note, error) {
 			return all, nil, err
 		}
 		w, said, err := mode.Render(n, f)
-		if err != nil {
-			return all, nil, fmt.Errorf("network %q: %w", name, err)
-		}
-		for k, r := range w.Present {
-			all.Present[k] = r
-		}
-		for k := range w.Absent {
-			all.Absent[k] = true
-		}
-		for _, note := range said {
-			if !slices.Contains(notes, note) {
-				notes = append(notes, note)
-			}
+		if err := add(n, w, said, err); err != nil {
+			return all, nil, err
 		}
 	}
 	if len(all.Present) > 0 {

@@ -24,8 +24,14 @@ func Settle(had, want spec.Document, f Facts) (spec.Document, error) {
 		if n.Mode == "" {
 			n.Mode = DefaultMode
 		}
+		if mode, err := ModeOf(n.Mode); err == nil {
+			if j, joins := mode.(joiner); joins {
+				out.Networks[name] = j.Settle(n, out, f)
+				continue
+			}
+		}
 		if n.Bridge == "" {
-			n.Bridge = freeBridge(out, f)
+			n.Bridge = freeBridge("virbr", out, f)
 		}
 		settleNames(&n, out.Revision, f)
 		if err := settleSubnets(&n, out, f); err != nil {
@@ -101,11 +107,12 @@ func bridgesOf(d spec.Document) map[string]bool {
 	return bridges
 }
 
-// freeBridge is the first virbrN that neither the document nor the host uses.
-func freeBridge(d spec.Document, f Facts) string {
+// freeBridge is the first name with a number that neither the document nor the
+// host uses.
+func freeBridge(prefix string, d spec.Document, f Facts) string {
 	taken := bridgesOf(d)
 	for i := 0; ; i++ {
-		name := "virbr" + strconv.Itoa(i)
+		name := prefix + strconv.Itoa(i)
 		if _, seen := f.Seen[host.LinkKey(name)]; !taken[name] && !seen {
 			return name
 		}

@@ -69,6 +69,14 @@ type Network struct {
 	// Domain is the DNS domain of the guests, without a trailing dot; "" until
 	// settled.
 	Domain string
+	// Uplinks are the host's own links that become ports of the bridge. The first
+	// gives the bridge its MAC, MTU, addresses and routes.
+	Uplinks []string
+	// Adopt: the bridge is the host's own; it is used as it is, never made, changed
+	// or deleted.
+	Adopt bool
+	// STP: the bridge speaks the spanning tree protocol (IEEE 802.1D).
+	STP bool
 	// AllowUsers names the local users that may attach ports of their own.
 	AllowUsers []string
 	// Reservations in the order of their addresses.
@@ -127,6 +135,7 @@ type Reservation struct {
 func (n Network) Clone() Network {
 	n.Subnets = slices.Clone(n.Subnets)
 	n.AllowUsers = slices.Clone(n.AllowUsers)
+	n.Uplinks = slices.Clone(n.Uplinks)
 	n.Reservations = slices.Clone(n.Reservations)
 	return n
 }
@@ -136,6 +145,7 @@ func (n Network) Equal(o Network) bool {
 	return n.Name == o.Name && n.UUID == o.UUID && n.Mode == o.Mode && n.Bridge == o.Bridge &&
 		n.MAC == o.MAC && n.MTU == o.MTU && n.IPv6 == o.IPv6 && n.Domain == o.Domain &&
 		n.Autostart == o.Autostart && n.Started == o.Started &&
+		n.Adopt == o.Adopt && n.STP == o.STP && slices.Equal(n.Uplinks, o.Uplinks) &&
 		slices.Equal(n.Subnets, o.Subnets) && slices.Equal(n.AllowUsers, o.AllowUsers) &&
 		slices.Equal(n.Reservations, o.Reservations) &&
 		equalForwards(n.Forwards, o.Forwards)

@@ -2,6 +2,7 @@ package spec
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -18,6 +19,9 @@ func (n Network) Validate() error {
 		if err := ValidateInterface("bridge", n.Bridge); err != nil {
 			return err
 		}
+	}
+	if err := n.validateUplinks(); err != nil {
+		return err
 	}
 	if n.Domain != "" {
 		if err := validateDomain(n.Domain); err != nil {
@@ -52,6 +56,24 @@ func (n Network) Validate() error {
 		return err
 	}
 	return n.validateForwards()
+}
+
+func (n Network) validateUplinks() error {
+	for i, u := range n.Uplinks {
+		if err := ValidateInterface("uplink", u); err != nil {
+			return err
+		}
+		if u == n.Bridge {
+			return invalid("uplink", "%q cannot be a port of itself", u)
+		}
+		if slices.Contains(n.Uplinks[:i], u) {
+			return invalid("uplink", "%q is given twice", u)
+		}
+	}
+	if n.Adopt && n.STP {
+		return invalid("stp", "bridge %q is the host's own and stays as it is", n.Bridge)
+	}
+	return nil
 }
 
 func (n Network) validateMTU() error {
