@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -81,6 +82,7 @@ type running struct {
 	resolved *hostconf.Resolved
 	adapter  *services.Adapter
 	engine   *engine.Engine
+	counts   *store.Tally
 	hints    chan engine.Hint
 }
 
@@ -123,7 +125,11 @@ func runDaemon(ctx context.Context, s settings) error {
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		log.Warn("service manager was not told", "err", err)
 	}
+	var counting sync.WaitGroup
+	counting.Go(func() { d.engine.Tally.Run(ctx) })
 	err = server.Serve(ctx, ln)
+	stop()
+	counting.Wait() // for the last saving
 	if _, notifyErr := daemon.SdNotify(false, daemon.SdNotifyStopping); notifyErr != nil {
 		log.Warn("service manager was not told", "err", notifyErr)
 	}
@@ -172,9 +178,9 @@ func assemble(s settings, log *slog.Logger) (d *running, err error) {
 	d.engine = engine.New(engine.Config{
 		Host: mux, Store: d.store, Ports: ports, Taps: taps{d.linux}, Services: guests{d.adapter}, Log: log,
 		Seed: machineID(), BootID: boot, Boottime: boottime, Resolved: d.resolved.Available,
-		FirstSinceBoot: firstSinceBoot(s.runDir, boot), Flows: flows{}, Doors: doors{},
+		FirstSinceBoot: firstSinceBoot(s.runDir, boot), Flows: flows{}, Doors: doors{d.linux},
 	})
-	return d, nil
+	return d, d.countForwards()
 }
 
 // unitSocket is where the guest services listen when systemd runs them; it is
@@ -220,6 +226,9 @@ func (d *running) close() {
 	}
 	if d.linux != nil {
 		d.linux.Close()
+	}
+	if d.counts != nil {
+		d.counts.Close()
 	}
 	if d.store != nil {
 		d.store.Close()

@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"net/netip"
+	"time"
 
 	"drawbridge/internal/engine"
 	"drawbridge/internal/linux"
 	"drawbridge/internal/spec"
+	"drawbridge/internal/store"
 )
 
 // flows lets the engine see the kernel's table of connections in its own words.
@@ -34,23 +36,34 @@ func (f flows) Watch(ctx context.Context, began bool, each func(engine.FlowEvent
 }
 
 // doors looks for what else answers on the host's ports.
-type doors struct{}
+type doors struct{ *linux.Host }
 
-// scanned is up to how many ports of a range are looked at one by one.
-const scanned = 64
-
-func (doors) Listeners(_ context.Context, proto spec.Proto, first, last uint16) ([]engine.Listener, error) {
+func (doors) Listeners(ctx context.Context, proto spec.Proto, first, last uint16) ([]engine.Listener, error) {
+	list, err := linux.Listeners(ctx, string(proto), first, last)
+	if err != nil {
+		return nil, err
+	}
 	var out []engine.Listener
-	for i := range min(int(last-first)+1, scanned) {
-		list, err := linux.ListenersOn(first + uint16(i))
-		if err != nil {
-			return nil, err
-		}
-		for _, l := range list {
-			if l.Proto == string(proto) {
-				out = append(out, engine.Listener{Addr: netip.AddrPortFrom(l.Addr, l.Port), PID: l.Process.PID, Process: l.Process.Comm})
-			}
-		}
+	for _, l := range list {
+		out = append(out, engine.Listener{Addr: netip.AddrPortFrom(l.Addr, l.Port), V6Only: l.V6Only, PID: l.Process.PID, Process: l.Process.Comm})
 	}
 	return out, nil
+}
+
+// countForwards begins to count what goes through forwards. Counts that cannot
+// be read are no reason not to serve guests.
+func (d *running) countForwards() error {
+	var err error
+	if d.counts, err = store.OpenTally(d.stateDir); err != nil {
+		return err
+	}
+	if why := d.counts.Damaged(); why != nil {
+		d.log.Warn("counts of forwards begin anew", "err", why)
+	}
+	tally, err := engine.NewTally(flows{}, d.counts, d.engine.DoorOf, d.log, time.Now)
+	if err != nil {
+		d.log.Warn("counts of forwards begin anew", "err", err)
+	}
+	d.engine.Tally = tally
+	return nil
 }

@@ -164,6 +164,22 @@ func (e *Engine) cutFlows(ctx context.Context, list []spec.Forward) {
 
 const protoUDP = 17
 
+// forgetCounts drops the counts of forwards that are no longer in the document.
+func (e *Engine) forgetCounts(had spec.Document) {
+	if e.Tally == nil {
+		return
+	}
+	now := e.Store.Document()
+	for name, old := range had.Networks {
+		n := now.Networks[name]
+		for _, c := range diffForwards(n, old.Forwards) {
+			if c.new == nil {
+				e.Tally.Forget(c.old.Key())
+			}
+		}
+	}
+}
+
 // manyQueries is from how many changed forwards on all flows are listed at once.
 const manyQueries = 8
 
@@ -177,11 +193,8 @@ func flowQueries(list []spec.Forward) []FlowQuery {
 	}
 	var all []FlowQuery
 	for _, f := range list {
-		q := FlowQuery{Proto: numbers[f.Proto], First: f.First, Last: f.Last}
-		if !f.Everywhere() {
-			q.Dst = f.Listen
-		}
-		all = append(all, q)
+		// The unspecified address means every one of its family.
+		all = append(all, FlowQuery{Proto: numbers[f.Proto], First: f.First, Last: f.Last, Dst: f.Listen})
 	}
 	return all
 }

@@ -199,6 +199,13 @@ func (e *Engine) Start(ctx context.Context) error {
 	if _, err := e.reconcile(ctx, "start", want); err != nil {
 		e.Log.Error("not all networks could be started", "err", err)
 	}
+	if e.Tally != nil {
+		keys := map[string]bool{}
+		for _, f := range allForwards(want) {
+			keys[f.Key()] = true
+		}
+		e.Tally.Retain(func(key string) bool { return keys[key] })
+	}
 	// A crash may have come between a removal and its leases. A document that was
 	// never written says nothing about leases.
 	e.orphans = want.Revision > 0

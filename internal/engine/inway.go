@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"drawbridge/internal/host"
 	"drawbridge/internal/spec"
 )
 
@@ -14,11 +13,15 @@ import (
 type Doors interface {
 	// Listeners lists the programs that listen on ports of a protocol.
 	Listeners(ctx context.Context, proto spec.Proto, first, last uint16) ([]Listener, error)
+	// LocalAddrs are the addresses that the host has.
+	LocalAddrs(ctx context.Context) (map[netip.Addr]bool, error)
 }
 
 // Listener is a program that listens on a port of the host.
 type Listener struct {
-	Addr    netip.AddrPort
+	Addr netip.AddrPort
+	// V6Only sockets on every address do not hear IPv4.
+	V6Only  bool
 	PID     int
 	Process string
 }
@@ -47,9 +50,9 @@ func (e *Engine) inTheWay(ctx context.Context, list []spec.Forward, r ForwardReq
 		return nil, nil
 	}
 	var notes []string
-	locals, err := e.localAddrs(ctx)
+	locals, err := e.Doors.LocalAddrs(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("look for the host's addresses: %w", err)
 	}
 	for _, f := range list {
 		if note, err := notThisHost(f, locals, r.ListenAnyway); err != nil {
@@ -74,22 +77,6 @@ func (e *Engine) inTheWay(ctx context.Context, list []spec.Forward, r ForwardReq
 	return notes, nil
 }
 
-func (e *Engine) localAddrs(ctx context.Context) (map[netip.Addr]bool, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	seen, err := e.Host.Observe(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("look at the host: %w", err)
-	}
-	locals := map[netip.Addr]bool{}
-	for _, r := range seen {
-		if a, ok := r.(host.Address); ok {
-			locals[a.Addr.Addr()] = true
-		}
-	}
-	return locals, nil
-}
-
 func notThisHost(f spec.Forward, locals map[netip.Addr]bool, anyway bool) (string, error) {
 	if f.Everywhere() || f.Listen.IsLoopback() || locals[f.Listen] {
 		return "", nil
@@ -108,7 +95,7 @@ func (e *Engine) obstacles(ctx context.Context, f spec.Forward) (sure []string, 
 			return nil, fmt.Errorf("look for programs that listen on %s: %w", f.Ports(), err)
 		}
 		for _, l := range listeners {
-			if meets(f, l.Addr.Addr()) {
+			if meets(f, l) {
 				sure = append(sure, fmt.Sprintf("%s (pid %d) listens on %s/%s and would not be reached any more", nameOr(l.Process, "a program"), l.PID, f.Proto, l.Addr))
 			}
 		}
@@ -117,12 +104,12 @@ func (e *Engine) obstacles(ctx context.Context, f spec.Forward) (sure []string, 
 	return slices.Compact(sure), nil
 }
 
-// meets says whether a socket bound to addr would lose what a forward takes.
-func meets(f spec.Forward, addr netip.Addr) bool {
-	addr = addr.Unmap()
+// meets says whether a program would lose what a forward takes.
+func meets(f spec.Forward, l Listener) bool {
+	addr := l.Addr.Addr().Unmap()
 	switch {
-	case addr.Is6() && addr.IsUnspecified():
-		return true // also takes IPv4, unless it says otherwise; then it is listed as IPv6 only
+	case addr.Is6() && addr.IsUnspecified() && f.Listen.Is4():
+		return !l.V6Only
 	case addr.Is4() != f.Listen.Is4():
 		return false
 	}

@@ -52,6 +52,7 @@ func (e *Engine) change(ctx context.Context, title string, had, want spec.Docume
 	res.ID, res.Phase = done.ID, done.Phase
 	// Also when it was taken back: what flowed meanwhile went another way.
 	e.cutFlows(ctx, changedForwards(had, d.doc))
+	e.forgetCounts(had)
 	return res, err
 }
 

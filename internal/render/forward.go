@@ -185,8 +185,12 @@ func ForwardNeeds(n spec.Network) []host.Resource {
 	if len(n.Forwards) == 0 {
 		return nil
 	}
-	// Counts of forwards come from connection tracking.
-	needs := []host.Resource{host.Sysctl{Path: "net/netfilter/nf_conntrack_acct", Value: "1"}}
+	// Counts of forwards come from connection tracking. With events on 2 (auto)
+	// flows that began before somebody listened would end without news.
+	needs := []host.Resource{
+		host.Sysctl{Path: "net/netfilter/nf_conntrack_acct", Value: "1"},
+		host.Sysctl{Path: "net/netfilter/nf_conntrack_events", Value: "1"},
+	}
 	for _, fwd := range n.Forwards {
 		if fwd.Listen.Is4() && (fwd.Everywhere() || fwd.Listen.IsLoopback()) {
 			// The host's 127.0.0.1 reaches the guest only if the bridge may route
