@@ -27,6 +27,9 @@ type DocumentNetwork struct {
 	Subnets      []Subnet      `json:"subnets,omitempty" nullable:"false"`
 	IPv6         string        `json:"ipv6,omitempty" doc:"auto, off, or a prefix that is added to the subnets"`
 	Domain       string        `json:"domain,omitempty"`
+	Uplinks      []string      `json:"uplinks,omitempty" nullable:"false" doc:"Mode bridged: links of the host that become ports of the bridge; the first gives it hardware address, MTU, addresses and routes"`
+	Adopt        bool          `json:"adopt,omitempty" doc:"Mode bridged: the bridge is the host's own and is used as it is"`
+	STP          bool          `json:"stp,omitempty" doc:"Mode bridged: the bridge speaks the spanning tree protocol"`
 	AllowUsers   []string      `json:"allow_users,omitempty" nullable:"false"`
 	Autostart    *bool         `json:"autostart,omitempty" doc:"Left out: true"`
 	Started      *bool         `json:"started,omitempty" doc:"Left out: true"`

@@ -54,6 +54,9 @@ type Network struct {
 	Subnets      []Subnet      `json:"subnets" nullable:"false"`
 	IPv6         string        `json:"ipv6" doc:"auto or off; looked at only while there is no IPv6 subnet"`
 	Domain       string        `json:"domain"`
+	Uplinks      []string      `json:"uplinks" nullable:"false" doc:"Links of the host that are ports of the bridge"`
+	Adopt        bool          `json:"adopt" doc:"The bridge is the host's own"`
+	STP          bool          `json:"stp"`
 	AllowUsers   []string      `json:"allow_users" nullable:"false"`
 	Reservations []Reservation `json:"reservations" nullable:"false"`
 	Autostart    bool          `json:"autostart"`

@@ -35,7 +35,7 @@ func (a *app) networkCreate() *cobra.Command {
 	var n api.DocumentNetwork
 	var flags changeFlags
 	var subnets []string
-	var dhcpRange string
+	var dhcpRange, adopt string
 	var noStart bool
 	c := &cobra.Command{
 		Use: "create NAME", Short: "Define a network and start it", Args: cobra.ExactArgs(1),
@@ -44,6 +44,7 @@ overlaps with no route of this host (192.168.122.0/24 first), a bridge name (vir
 hardware addresses, and a DNS domain.`,
 		Example: `  drawbridge network create default
   drawbridge network create lab --mode isolated --subnet 10.9.0.0/24 --ipv6 off
+  drawbridge network create lan --mode bridged --uplink enp6s18
   drawbridge network create web --subnet 192.168.130.1/24 --dhcp-range 192.168.130.100-192.168.130.199`,
 		RunE: func(c *cobra.Command, args []string) error {
 			n.Name = args[0]
@@ -52,6 +53,12 @@ hardware addresses, and a DNS domain.`,
 			}
 			if err := putRange(&n, dhcpRange); err != nil {
 				return err
+			}
+			if adopt != "" {
+				if n.Bridge != "" && n.Bridge != adopt {
+					return usage("--adopt %s and --bridge %s name two bridges", adopt, n.Bridge)
+				}
+				n.Bridge, n.Adopt = adopt, true
 			}
 			if noStart {
 				stopped := false
@@ -67,6 +74,9 @@ hardware addresses, and a DNS domain.`,
 	f.StringArrayVar(&subnets, "subnet", nil, "`CIDR`; host bits name the host's own address; may be given once for IPv4 and once for IPv6")
 	f.StringVar(&n.IPv6, "ipv6", "", "`auto|off|CIDR`; auto: a unique local /64 if the host has IPv6")
 	f.StringVar(&n.Bridge, "bridge", "", "`NAME` of the bridge")
+	f.StringArrayVar(&n.Uplinks, "uplink", nil, "`NIC` that leads to the LAN (mode bridged); may be given more than once")
+	f.StringVar(&adopt, "adopt", "", "`BRIDGE` of the host's own to use as it is (mode bridged)")
+	f.BoolVar(&n.STP, "stp", false, "let the bridge speak the spanning tree protocol (mode bridged)")
 	f.StringVar(&dhcpRange, "dhcp-range", "", "`A-B`, the addresses to give away, or off for reserved ones only")
 	f.StringVar(&n.Domain, "domain", "", "DNS domain of the guests")
 	f.IntVar(&n.MTU, "mtu", 0, "size of the largest packet in bytes (default 1500)")
@@ -130,6 +140,13 @@ func networkText(w *writer, n api.Network) {
 	field("state", n.State)
 	field("bridge", n.Bridge+"  "+n.MAC)
 	field("mtu", fmt.Sprint(n.MTU))
+	if n.Adopt {
+		field("adopted", "yes; the bridge is the host's own")
+	}
+	field("uplinks", strings.Join(n.Uplinks, ", "))
+	if n.STP {
+		field("stp", "on")
+	}
 	for _, s := range n.Subnets {
 		field("subnet", s.CIDR+"  host "+s.Gateway)
 		if s.DHCPRange != "" {

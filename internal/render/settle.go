@@ -23,6 +23,9 @@ func Settle(had, want spec.Document, f Facts) (spec.Document, error) {
 		old, existed := had.Networks[name]
 		if n.Mode == "" {
 			n.Mode = DefaultMode
+			if len(n.Uplinks) > 0 || n.Adopt {
+				n.Mode = bridged{}.Name() // nothing else can be meant
+			}
 		}
 		if mode, err := ModeOf(n.Mode); err == nil {
 			if j, joins := mode.(joiner); joins {

@@ -57,6 +57,7 @@ func networkOf(n spec.Network, v engine.NetworkView) api.Network {
 	out := api.Network{
 		Name: string(n.Name), UUID: n.UUID, Mode: string(n.Mode), Bridge: n.Bridge, MAC: n.MAC, MTU: n.EffectiveMTU(),
 		Subnets: []api.Subnet{}, IPv6: string(n.IPv6), Domain: n.Domain, AllowUsers: list(n.AllowUsers),
+		Uplinks: list(n.Uplinks), Adopt: n.Adopt, STP: n.STP,
 		Reservations: reservationsOf(n, ""), Autostart: n.Autostart, Started: n.Started,
 		Running: v.Running, Problems: list(v.Problems), Guests: v.Guests, Leases: v.Leases, PoolSize: v.PoolSize,
 	}

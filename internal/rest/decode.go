@@ -166,6 +166,18 @@ func boolean(to **bool) reader {
 	}
 }
 
+// boolOf reads a boolean that is false if it is left out.
+func boolOf(to *bool) reader {
+	return func(n *yaml.Node, path string) error {
+		var v *bool
+		err := boolean(&v)(n, path)
+		if err == nil {
+			*to = *v
+		}
+		return err
+	}
+}
+
 func sequence(to *[]*yaml.Node) reader {
 	return func(n *yaml.Node, path string) error {
 		if n.Kind != yaml.SequenceNode {
@@ -200,7 +212,7 @@ func decodeNetwork(node *yaml.Node) (spec.Network, error) {
 	if err := fields(node, path, map[string]reader{
 		"name": text(&in.Name), "mode": text(&in.Mode), "bridge": text(&in.Bridge), "mtu": number(&in.MTU),
 		"subnets": sequence(&subnets), "ipv6": text(&in.IPv6), "domain": text(&in.Domain),
-		"allow_users": words(&in.AllowUsers), "autostart": boolean(&in.Autostart), "started": boolean(&in.Started),
+		"uplinks": words(&in.Uplinks), "adopt": boolOf(&in.Adopt), "stp": boolOf(&in.STP), "allow_users": words(&in.AllowUsers), "autostart": boolean(&in.Autostart), "started": boolean(&in.Started),
 		"reservations": sequence(&reservations), "forwards": sequence(&forwards), "uuid": text(&in.UUID), "mac": text(&in.MAC),
 	}); err != nil {
 		return spec.Network{}, err

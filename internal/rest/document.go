@@ -59,6 +59,7 @@ func documentOf(d spec.Document) api.Document {
 		n := d.Networks[name]
 		net := api.DocumentNetwork{
 			Name: string(name), Mode: string(n.Mode), Bridge: n.Bridge, MTU: n.MTU, IPv6: string(n.IPv6), Domain: n.Domain,
+			Uplinks: n.Uplinks, Adopt: n.Adopt, STP: n.STP,
 			AllowUsers: n.AllowUsers, Autostart: &n.Autostart, Started: &n.Started, UUID: n.UUID, MAC: n.MAC,
 		}
 		for _, sub := range n.Subnets {
@@ -80,6 +81,7 @@ func documentOf(d spec.Document) api.Document {
 func networkFrom(in api.DocumentNetwork) (spec.Network, error) {
 	n := spec.Network{
 		Name: spec.NetworkName(in.Name), Mode: spec.ModeName(in.Mode), Bridge: in.Bridge, MTU: in.MTU,
+		Uplinks: in.Uplinks, Adopt: in.Adopt, STP: in.STP,
 		Domain: strings.TrimSuffix(in.Domain, "."), UUID: strings.ToLower(in.UUID), AllowUsers: in.AllowUsers,
 		Autostart: in.Autostart == nil || *in.Autostart, Started: in.Started == nil || *in.Started,
 	}
