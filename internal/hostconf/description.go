@@ -67,6 +67,10 @@ type Description struct {
 	Connection string `json:"connection,omitempty"`
 	// Renderer is who carries out what netplan says: Networkd or NetworkManager.
 	Renderer string `json:"renderer,omitempty"`
+	// Definition is netplan's name for the link, Generated the file that netplan made
+	// of it for the renderer.
+	Definition string `json:"definition,omitempty"`
+	Generated  string `json:"generated,omitempty"`
 	// Bridge is the bridge that the configuration makes the link a port of, "" if none.
 	Bridge string `json:"bridge,omitempty"`
 	// CloudInit is the file of cloud-init's that rewrites the configuration at boot, "" if none.
@@ -171,7 +175,7 @@ type manager interface {
 // netplan before the program that carries it out, and files that nobody may read
 // any more, such as ifupdown's, after the daemons.
 func managers() []manager {
-	return []manager{networkd{}, ifupdown{}}
+	return []manager{netplan{}, networkd{}, ifupdown{}}
 }
 
 func managerOf(name string) (manager, error) {

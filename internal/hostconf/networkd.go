@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"drawbridge/internal/host"
 )
@@ -28,29 +27,6 @@ type networkd struct{}
 
 func (networkd) name() string { return Networkd }
 
-// networkdState is where networkd tells about links.
-const networkdState = "/run/systemd/netif"
-
-// linkState reads one value of what networkd tells about a link.
-func linkState(t tree, link, key string) string {
-	for line := range strings.Lines(t.text(networkdState + "/links/" + strconv.Itoa(t.index(link)))) {
-		if v, ok := strings.CutPrefix(strings.TrimSpace(line), key+"="); ok {
-			return v
-		}
-	}
-	return ""
-}
-
-// lease reads one value of the DHCPv4 lease that networkd has for a link.
-func lease(t tree, link, key string) string {
-	for line := range strings.Lines(t.text(networkdState + "/leases/" + strconv.Itoa(t.index(link)))) {
-		if v, ok := strings.CutPrefix(strings.TrimSpace(line), key+"="); ok {
-			return v
-		}
-	}
-	return ""
-}
-
 func (networkd) describe(_ context.Context, t tree, d *Description) (bool, error) {
 	if !t.running("systemd-network") {
 		return false, nil
@@ -61,6 +37,9 @@ func (networkd) describe(_ context.Context, t tree, d *Description) (bool, error
 		return false, nil
 	}
 	source = copiedFrom(t, source)
+	if _, ok := netplanID(source); ok {
+		return false, nil
+	}
 	d.Evidence = append(d.Evidence, fmt.Sprintf("systemd-networkd has configured it (%s) with %s", state, source))
 	return true, describeNetworkd(t, d, source)
 }
@@ -323,7 +302,7 @@ func (n networkd) release(ctx context.Context, t tree, p host.Profile, d Descrip
 		return err
 	}
 	for i, nic := range strings.Fields(p.Uplinks) {
-		if err := n.settled(ctx, t, nic, files[i].Path, Description{}); err != nil {
+		if err := n.settled(ctx, t, nic, Description{}, files[i].Path); err != nil {
 			return err
 		}
 	}
@@ -396,7 +375,7 @@ func (n networkd) giveBack(ctx context.Context, t tree, p host.Profile, d Descri
 			return err
 		}
 	}
-	return n.settled(ctx, t, d.Link, effective, d)
+	return n.settled(ctx, t, d.Link, d, effective)
 }
 
 // fromHeader begins the line in a copy that says what it is a copy of.
@@ -430,58 +409,6 @@ func (n networkd) verify(ctx context.Context, t tree, p host.Profile, d Descript
 	if err != nil {
 		return err
 	}
-	return n.settled(ctx, t, p.Bridge, file, d)
-}
-
-// networkdPatience bounds the wait for networkd where nobody else does; a DHCP
-// server may take its time (RFC 2131 section 4.1: up to 4 s after the first try).
-const networkdPatience = 15 * time.Second
-
-// settled waits until networkd has taken a file of that name for the link, and has
-// a lease where there shall be one. It is "configuring" for 12 s longer where it
-// waits for a router that may not be there (RFC 4861 section 6.3.7).
-func (networkd) settled(ctx context.Context, t tree, link, file string, d Description) error {
-	ctx, cancel := context.WithTimeout(ctx, networkdPatience)
-	defer cancel()
-	return await(ctx, func() error {
-		state := linkState(t, link, "ADMIN_STATE")
-		if source := linkState(t, link, "NETWORK_FILE"); path.Base(source) != path.Base(file) {
-			return fmt.Errorf("systemd-networkd configures %s with %s", link, orNothing(source))
-		}
-		if state != "configured" && (state != "configuring" || d.IPv6.DHCP && !d.IPv4.DHCP) {
-			return fmt.Errorf("systemd-networkd says that %s is %s", link, orNothing(state))
-		}
-		if d.IPv4.DHCP && lease(t, link, "ADDRESS") == "" {
-			return fmt.Errorf("systemd-networkd has no DHCPv4 lease on %s", link)
-		}
-		if id := lease(t, link, "CLIENTID"); d.IPv4.DHCP && d.ClientID != "" && id != d.ClientID {
-			return fmt.Errorf("the DHCP client on %s says that it is %s and not %s as before", link, id, d.ClientID)
-		}
-		return nil
-	})
-}
-
-func orNothing(s string) string {
-	if s == "" {
-		return "not known to it"
-	}
-	return s
-}
-
-// await repeats a look until it finds no fault or ctx ends; then the last fault
-// is the error. The programs that are looked at tell nobody when they are done.
-func await(ctx context.Context, look func() error) error {
-	ticks := time.NewTicker(20 * time.Millisecond)
-	defer ticks.Stop()
-	for {
-		err := look()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-ticks.C:
-		}
-	}
+	// Since a reboot, netplan's own file may have taken the place of ours.
+	return n.settled(ctx, t, p.Bridge, d, file, generated(p.Bridge))
 }

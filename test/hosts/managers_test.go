@@ -42,6 +42,14 @@ var managerCases = []managerCase{
 		files: map[string]string{"/etc/systemd/network/20-lan.network": "[Match]\nMACAddress=52:54:00:aa:bb:01\n\n[Network]\nDHCP=ipv4\n"},
 	},
 	{
+		name: "netplan-static", manager: hostconf.Netplan, services: []string{"systemd-networkd"},
+		files: map[string]string{"/etc/netplan/01-lan.yaml": "# The LAN\nnetwork:\n  version: 2\n  renderer: networkd\n  ethernets:\n    enp6s18: # the only NIC\n      dhcp4: false\n      accept-ra: false\n      addresses: [192.168.99.66/24]\n      routes:\n        - to: default\n          via: 192.168.99.1\n      # the router\n      nameservers:\n        addresses: [192.168.99.1]\n        search: [lan.example]\n"},
+	},
+	{
+		name: "netplan-dhcp", manager: hostconf.Netplan, services: []string{"systemd-networkd"}, dhcp: true,
+		files: map[string]string{"/etc/netplan/50-installer.yaml": "# as an installer writes it\nnetwork:\n    version: 2\n    ethernets:\n        lan: {dhcp4: true, match: {name: enp6s18}}\n"},
+	},
+	{
 		name: "ifupdown-static", manager: hostconf.IfUpDown, services: []string{"networking"},
 		files: map[string]string{"/etc/network/interfaces": "# This file describes the network.\n\nsource /etc/network/interfaces.d/*\n\nauto lo\niface lo inet loopback\n\n# The LAN\nallow-hotplug enp6s18\nauto enp6s18\niface enp6s18 inet static\n\taddress 192.168.99.66/24\n\tgateway 192.168.99.1\n\tup ip route add 198.51.100.0/24 via 192.168.99.1 dev enp6s18\n\tdown ip route del 198.51.100.0/24 via 192.168.99.1 dev enp6s18\n"},
 	},

@@ -36,7 +36,7 @@ var (
 		"txn":      {ours: []string{"spec", "host", "plan"}},
 		"engine":   {ours: []string{"spec", "host", "render", "plan", "txn"}},
 		"linux":    {ours: []string{"host", "plan", "txn"}, theirs: netlinks},
-		"hostconf": {ours: []string{"host", "plan", "txn"}, theirs: []string{"github.com/godbus/dbus", "golang.org/x/sys", "github.com/coreos/go-systemd"}},
+		"hostconf": {ours: []string{"host", "plan", "txn"}, theirs: []string{"github.com/godbus/dbus", "golang.org/x/sys", "github.com/coreos/go-systemd", "go.yaml.in/yaml"}},
 		"dhcp":     {ours: []string{"host", "plan"}, theirs: []string{"github.com/insomniacslk/dhcp", "go.etcd.io/bbolt", "golang.org/x/sys", "golang.org/x/net"}},
 		"ra":       {ours: []string{"host", "plan"}, theirs: []string{"github.com/mdlayher/ndp", "golang.org/x/sys", "golang.org/x/net"}},
 		"dns":      {ours: []string{"host", "plan"}, theirs: []string{"github.com/miekg/dns", "golang.org/x/net", "golang.org/x/sys"}},
