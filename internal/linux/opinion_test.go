@@ -21,6 +21,7 @@ func opinion(t *testing.T, present host.State, absent []host.Key) {
 	seen.Add(ipLinks(t)...)
 	seen.Add(ipAddresses(t)...)
 	seen.Add(ipRoutes(t)...)
+	seen.Add(ipRules(t)...)
 	rules := nftRules(t)
 	for k, want := range present {
 		switch want := want.(type) {
@@ -116,6 +117,12 @@ func ipRoutes(t *testing.T) (out []host.Resource) {
 		var routes []struct {
 			Type, Dst, Gateway, Dev, Table, Protocol, Prefsrc string
 			Metric                                            int
+			Flags                                             []string
+			Metrics                                           []struct{ Mtu, Advmss int }
+			Nexthops                                          []struct {
+				Gateway, Dev string
+				Weight       int
+			}
 		}
 		output(t, &routes, "ip", family, "-j", "-d", "route", "show", "table", "all")
 		for _, r := range routes {
@@ -133,10 +140,50 @@ func ipRoutes(t *testing.T) (out []host.Resource) {
 			if !ok {
 				fmt.Sscan(r.Table, &table)
 			}
-			out = append(out, host.Route{
+			route := host.Route{
 				Dst: dst, Gateway: gateway, Link: r.Dev, Table: table, Metric: r.Metric,
-				Protocol: protocols[r.Protocol], Type: types[r.Type], Src: src,
-			})
+				Protocol: protocols[r.Protocol], Type: types[r.Type], Src: src, OnLink: slices.Contains(r.Flags, "onlink"),
+			}
+			if route.Protocol == 0 {
+				fmt.Sscan(r.Protocol, &route.Protocol)
+			}
+			for _, m := range r.Metrics {
+				route.Metrics = fmt.Sprintf("mtu %d advmss %d", m.Mtu, m.Advmss)
+			}
+			var hops []string
+			for _, h := range r.Nexthops {
+				hops = append(hops, fmt.Sprintf("via %s dev %s weight %d", h.Gateway, h.Dev, h.Weight))
+			}
+			route.Hops = strings.Join(hops, "; ")
+			out = append(out, route)
+		}
+	}
+	return out
+}
+
+func ipRules(t *testing.T) (out []host.Resource) {
+	for _, family := range []string{"-4", "-6"} {
+		var rules []struct {
+			Priority                            uint32
+			Src, Dst, Iif, Oif, Table, Protocol string
+			Srclen, Dstlen                      int
+			Fwmark, Fwmask                      string
+			Not                                 json.RawMessage
+		}
+		output(t, &rules, "ip", family, "-N", "-j", "-d", "rule", "show")
+		for _, r := range rules {
+			rule := host.Rule{Six: family == "-6", Priority: r.Priority, Iif: r.Iif, Oif: r.Oif, Action: 1, Not: r.Not != nil}
+			fmt.Sscan(r.Table, &rule.Table)
+			fmt.Sscan(r.Protocol, &rule.Protocol)
+			fmt.Sscan(r.Fwmark, &rule.Mark)
+			fmt.Sscan(r.Fwmask, &rule.Mask)
+			if r.Srclen > 0 {
+				rule.From = netip.PrefixFrom(netip.MustParseAddr(r.Src), r.Srclen)
+			}
+			if r.Dstlen > 0 {
+				rule.To = netip.PrefixFrom(netip.MustParseAddr(r.Dst), r.Dstlen)
+			}
+			out = append(out, rule)
 		}
 	}
 	return out

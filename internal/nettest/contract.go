@@ -79,13 +79,13 @@ func (s scene) check(t *testing.T, h txn.Host, opinion Opinion, when string) {
 	}
 }
 
-// strike takes away the links and tables that a scene made, and with them all
+// strike takes away the links, rules and tables that a scene made, and with them all
 // that is in and on them.
 func (s scene) strike(t *testing.T, h txn.Host) {
 	made := host.State{}
 	for _, steps := range append(s.calls, s.refused) {
 		for _, step := range steps {
-			if k := step.Key().Kind; (k == host.KindLink || k == host.KindTable) && step.After != nil {
+			if k := step.Key().Kind; (k == host.KindLink || k == host.KindTable || k == host.KindRule) && step.After != nil {
 				made.Add(step.After)
 			}
 		}
