@@ -74,7 +74,7 @@ func (d *disk) write(do func() error) error {
 
 func (d *disk) Save(t txn.Txn) error   { return d.write(func() error { return d.Store.Save(t) }) }
 func (d *disk) Commit(t txn.Txn) error { return d.write(func() error { return d.Store.Commit(t) }) }
-func (d *disk) Drop(id string) error   { return d.write(func() error { return d.Store.Drop(id) }) }
+func (d *disk) End(t txn.Txn) error    { return d.write(func() error { return d.Store.End(t) }) }
 
 // start begins a daemon on the machine, as after a crash of the one before.
 func (m *machine) start(h txn.Host) *engine.Engine {

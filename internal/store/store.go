@@ -34,6 +34,7 @@ var (
 	bucketLedger   = []byte("ledger")
 	bucketJournal  = []byte("journal")
 	bucketMeta     = []byte("meta")
+	bucketEnded    = []byte("ended")
 	keyRevision    = []byte("revision")
 	keyFormat      = []byte("format")
 )
@@ -114,7 +115,7 @@ func (s *Store) load(path string) error {
 		return &CorruptError{path, err}
 	}
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range [][]byte{bucketNetworks, bucketLedger, bucketJournal, bucketMeta} {
+		for _, b := range [][]byte{bucketNetworks, bucketLedger, bucketJournal, bucketMeta, bucketEnded} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}
@@ -204,9 +205,14 @@ func (s *Store) Save(t txn.Txn) error {
 	return s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketJournal).Put([]byte(t.ID), b) })
 }
 
-// Drop forgets a change.
-func (s *Store) Drop(id string) error {
-	return s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketJournal).Delete([]byte(id)) })
+// End forgets a change, and remembers how it ended if a person had to decide.
+func (s *Store) End(t txn.Txn) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		if err := tx.Bucket(bucketJournal).Delete([]byte(t.ID)); err != nil {
+			return err
+		}
+		return ended(tx, t)
+	})
 }
 
 // Load lists the unfinished changes, oldest id first.
@@ -226,7 +232,7 @@ func (s *Store) Load() ([]txn.Txn, error) {
 }
 
 // Commit stores document and ledger of a change and forgets the change, in one
-// transaction of the database.
+// transaction of the database. One with steps for afterwards stays as confirmed.
 func (s *Store) Commit(t txn.Txn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -239,7 +245,13 @@ func (s *Store) Commit(t txn.Txn) error {
 		if err := s.writeLedger(tx, t.Ledger); err != nil {
 			return err
 		}
-		return tx.Bucket(bucketJournal).Delete([]byte(t.ID))
+		if len(t.After) > 0 {
+			return put(tx.Bucket(bucketJournal), t.ID, t)
+		}
+		if err := tx.Bucket(bucketJournal).Delete([]byte(t.ID)); err != nil {
+			return err
+		}
+		return ended(tx, t)
 	})
 	if err != nil {
 		return err

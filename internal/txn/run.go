@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"time"
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/plan"
@@ -16,10 +17,13 @@ type Journal interface {
 	// Save writes a change that is not finished, replacing an earlier version.
 	Save(Txn) error
 	// Commit is the commit point: in one write it stores the document and the
-	// ledger of the change and forgets the change.
+	// ledger of the change and forgets the change, or keeps it as confirmed if
+	// there are steps for afterwards.
 	Commit(Txn) error
-	// Drop forgets a change that was taken back.
-	Drop(id string) error
+	// End forgets a change that was taken back, or of which all is done that
+	// came after its commit point. How one ended that waited for a person is
+	// remembered, here and by Commit.
+	End(Txn) error
 	// Load lists the unfinished changes.
 	Load() ([]Txn, error)
 }
@@ -34,7 +38,25 @@ type Runner struct {
 	Boottime func() int64
 	// BootID identifies this boot.
 	BootID string
+	// Guard stands by while a change waits for a person; without one, such
+	// changes are refused.
+	Guard Guard
+	// Entered, if given, is told of every phase that a change enters.
+	Entered func(Txn)
 }
+
+func (r *Runner) entered(t Txn) {
+	if r.Entered != nil {
+		r.Entered(t)
+	}
+}
+
+// ErrNotConfirmed is why a change is taken back whose time is over.
+var ErrNotConfirmed = errors.New("nobody confirmed it in time")
+
+// actPatience bounds the steps and the verification of a change that has a
+// guard, which would kill us, and take back, a while later.
+const actPatience = 30 * time.Second
 
 // NotVerifiedError says that all steps reported success and the host is still
 // not as wanted.
@@ -69,39 +91,50 @@ func (e *StuckError) Error() string {
 // Unwrap returns why the change could not be taken back.
 func (e *StuckError) Unwrap() error { return e.Cause }
 
-// Run carries out t. On return it is confirmed, or waiting if t has a deadline,
-// or everything is as it was and the error says why; only a *StuckError means
-// that neither could be reached.
+// Run carries out t. On return it is confirmed, or waiting if a person has to
+// confirm, or everything is as it was and the error says why; only a *StuckError
+// means that neither could be reached, and an *UnfinishedError that it is
+// confirmed and what follows is not done yet.
 func (r *Runner) Run(ctx context.Context, t Txn) (Txn, error) {
 	t.Phase, t.BootID = Applying, r.BootID
+	if t.Within != 0 {
+		t.Deadline = r.Boottime() + int64(actPatience)
+	}
 	if err := r.Journal.Save(t); err != nil {
 		return t, fmt.Errorf("%s: journal: %w", t.Title, err)
 	}
-	if err := r.Host.Apply(ctx, t.Steps); err != nil {
-		return r.Rollback(ctx, t, fmt.Errorf("%s: %w", t.Title, err))
+	if err := r.arm(ctx, t); err != nil {
+		t.Phase, t.Problem = RolledBack, err.Error()
+		return t, errors.Join(fmt.Errorf("%s: %w", t.Title, err), r.Journal.End(t))
 	}
-	t.Phase = Verifying
-	if err := r.verify(ctx, t); err != nil {
-		return r.Rollback(ctx, t, fmt.Errorf("%s: %w", t.Title, err))
+	r.entered(t)
+	t, err := r.act(ctx, t)
+	if err == nil && t.Within != 0 {
+		t, err = r.wait(t)
 	}
-	if t.Deadline != 0 {
-		t.Phase = Waiting
-		if err := r.Journal.Save(t); err != nil {
-			return r.Rollback(ctx, t, fmt.Errorf("%s: journal: %w", t.Title, err))
-		}
+	switch {
+	case err != nil:
+		return r.Rollback(ctx, t, fmt.Errorf("%s: %w", t.Title, err))
+	case t.Within != 0:
 		return t, nil
 	}
-	return r.Confirm(ctx, t)
+	return r.commit(ctx, t)
 }
 
-// Confirm passes the commit point of a verified change.
-func (r *Runner) Confirm(ctx context.Context, t Txn) (Txn, error) {
-	t.Phase = Confirmed
-	if err := r.Journal.Commit(t); err != nil {
-		return r.Rollback(ctx, t, fmt.Errorf("%s: commit: %w", t.Title, err))
+// act takes the steps and looks at the result.
+func (r *Runner) act(ctx context.Context, t Txn) (Txn, error) {
+	if t.Within != 0 {
+		// Whoever asked may be cut off by the change: that must not end it halfway.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), actPatience)
+		defer cancel()
 	}
-	r.Log.Debug("change confirmed", "id", t.ID, "title", t.Title, "steps", len(t.Steps))
-	return t, nil
+	if err := r.Host.Apply(ctx, t.Steps); err != nil {
+		return t, err
+	}
+	t.Phase = Verifying
+	r.entered(t)
+	return t, r.verify(ctx, t)
 }
 
 func (r *Runner) verify(ctx context.Context, t Txn) error {
@@ -133,10 +166,11 @@ func (r *Runner) Rollback(ctx context.Context, t Txn, cause error) (Txn, error) 
 	ctx = context.WithoutCancel(ctx)
 	t.Phase, t.Problem = RollingBack, cause.Error()
 	errs := []error{cause}
-	if err := r.Journal.Save(t); err != nil {
+	if err := errors.Join(r.Journal.Save(t), r.tellGuard(t)); err != nil {
 		// The journal still holds an earlier phase, which recovery takes back too.
 		errs = append(errs, fmt.Errorf("journal: %w", err))
 	}
+	r.entered(t)
 	var left []plan.Step
 	for range rounds {
 		var err error
@@ -155,22 +189,27 @@ func (r *Runner) Rollback(ctx context.Context, t Txn, cause error) (Txn, error) 
 	if err == nil && len(left) == 0 {
 		return r.rolledBack(t, errs)
 	}
-	t.Phase = Stuck
+	t.Phase, t.Left = Stuck, left
 	errs = append(errs, err)
 	stuck := &StuckError{ID: t.ID, Left: left, Cause: errors.Join(errs...)}
 	t.Problem = stuck.Error()
 	if err := r.Journal.Save(t); err != nil {
 		stuck.Cause = errors.Join(stuck.Cause, fmt.Errorf("journal: %w", err))
 	}
+	// A guard would not get further, and kill a daemon that can say what is left.
+	r.disarm(t)
+	r.entered(t)
 	r.Log.Error("change is stuck", "id", t.ID, "title", t.Title, "left", len(left), "err", stuck.Cause)
 	return t, stuck
 }
 
 func (r *Runner) rolledBack(t Txn, errs []error) (Txn, error) {
 	t.Phase = RolledBack
-	if err := r.Journal.Drop(t.ID); err != nil {
+	if err := r.Journal.End(t); err != nil {
 		errs = append(errs, fmt.Errorf("journal: %w", err))
 	}
+	r.disarm(t)
+	r.entered(t)
 	r.Log.Warn("change taken back", "id", t.ID, "title", t.Title, "because", errs[0])
 	return t, errors.Join(errs...)
 }
@@ -219,34 +258,4 @@ func (r *Runner) inUse(ctx context.Context, links map[host.Key]bool, scope []hos
 		}
 	}
 	return kept, nil
-}
-
-// Recover ends what a crash left unfinished and returns the changes that are
-// still waiting for a person, or stuck. It is called before anything else.
-func (r *Runner) Recover(ctx context.Context) ([]Txn, error) {
-	left, err := r.Journal.Load()
-	if err != nil {
-		return nil, fmt.Errorf("recover: %w", err)
-	}
-	var open []Txn
-	for _, t := range left {
-		switch {
-		case t.BootID != r.BootID:
-			// Another boot: the kernel forgot everything that was done, and
-			// nothing permanent changes before a change is confirmed.
-			if err := r.Journal.Drop(t.ID); err != nil {
-				return open, fmt.Errorf("recover: %w", err)
-			}
-			r.Log.Warn("unconfirmed change ended with the last boot", "id", t.ID, "title", t.Title)
-		case t.Phase == Waiting && r.Boottime() < t.Deadline:
-			open = append(open, t)
-		default:
-			done, err := r.Rollback(ctx, t, fmt.Errorf("%s: interrupted", t.Title))
-			if done.Phase == Stuck {
-				open = append(open, done)
-				r.Log.Error("recovery", "err", err)
-			}
-		}
-	}
-	return open, nil
 }

@@ -5,10 +5,14 @@
 // also over a crash. It does not know commands, modes or kernels: the machine is
 // behind Host, the disk behind Journal.
 //
-// Start reading at Txn below, then Runner.Run in run.go.
+// Start reading at Txn below, then Runner.Run in run.go; guard.go has the second
+// process that takes a change back if this one cannot, recover.go what is done
+// after a crash and after a boot.
 package txn
 
 import (
+	"time"
+
 	"drawbridge/internal/host"
 	"drawbridge/internal/plan"
 	"drawbridge/internal/spec"
@@ -34,14 +38,24 @@ type Txn struct {
 	ID    string
 	Title string
 	Phase Phase
+	// Who asked, in words; "" for what nobody asked for, such as a repair.
+	Who   string
 	Steps []plan.Step
+	// After are steps for the time after the commit point: the host's own
+	// network files, which must not change while the change may be taken back.
+	After []plan.Step
 	// Scope is everything that the steps touch.
 	Scope []host.Key
 	// Snapshot is the scope as it was; what is missing was not there.
 	Snapshot host.State
 	// Goal is the scope as it shall be.
 	Goal host.State
-	// Deadline in nanoseconds of CLOCK_BOOTTIME; 0 if nobody is waited for.
+	// Within is how long a person has to confirm, 0 if nobody is waited for. A
+	// change that waits is guarded by a second process.
+	Within time.Duration
+	// Deadline in nanoseconds of CLOCK_BOOTTIME: until when all that is done now
+	// must be over, and while it is waiting, until when it can be confirmed. 0 if
+	// nobody is waited for.
 	Deadline int64
 	// BootID is the boot (/proc/sys/kernel/random/boot_id) that the change
 	// belongs to: after another boot nothing of it is left in the kernel.
@@ -49,6 +63,21 @@ type Txn struct {
 	// Doc and Ledger are what is stored when the change is confirmed.
 	Doc    spec.Document
 	Ledger host.Ledger
-	// Problem says why a change was taken back or is stuck.
+	// Problem says why a change was taken back, is stuck, or is not finished yet.
 	Problem string
+	// Left are the steps that a stuck change could not take back.
+	Left []plan.Step
 }
+
+// Ended is how a change ended that a person had to decide on.
+type Ended struct {
+	ID    string `json:"id"`
+	Title string `json:"title"`
+	// Phase is Confirmed or RolledBack.
+	Phase   Phase  `json:"phase"`
+	Who     string `json:"who,omitempty"`
+	Problem string `json:"problem,omitempty"`
+}
+
+// Ended is what remains to be said of a change that is over.
+func (t Txn) Ended() Ended { return Ended{t.ID, t.Title, t.Phase, t.Who, t.Problem} }
