@@ -1,0 +1,246 @@
+package hosts
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"drawbridge/internal/host"
+	"drawbridge/internal/hostconf"
+)
+
+// managerCase is one way in which a host has its network configured.
+type managerCase struct {
+	name     string
+	manager  string // as it shall be detected
+	root     string // the variant of scripts/managers-root
+	files    map[string]string
+	services []string
+	dhcp     bool
+	// before runs on the host after its first boot.
+	before string
+}
+
+func (c managerCase) address() string {
+	if c.dhcp {
+		return managedDHCP
+	}
+	return managedStatic
+}
+
+var managerCases = []managerCase{
+	{
+		name: "networkd-static", manager: hostconf.Networkd, services: []string{"systemd-networkd"},
+		files: map[string]string{"/etc/systemd/network/20-lan.network": "# the LAN\n[Match]\nName=enp6s18\n\n[Network]\nAddress=192.168.99.66/24\nGateway=192.168.99.1\nDNS=192.168.99.1\nDomains=lan.example\n"},
+	},
+	{
+		name: "networkd-dhcp", manager: hostconf.Networkd, services: []string{"systemd-networkd"}, dhcp: true,
+		files: map[string]string{"/etc/systemd/network/20-lan.network": "[Match]\nMACAddress=52:54:00:aa:bb:01\n\n[Network]\nDHCP=ipv4\n"},
+	},
+	{
+		name: "netplan-static", manager: hostconf.Netplan, services: []string{"systemd-networkd"},
+		files: map[string]string{"/etc/netplan/01-lan.yaml": "# The LAN\nnetwork:\n  version: 2\n  renderer: networkd\n  ethernets:\n    enp6s18: # the only NIC\n      dhcp4: false\n      accept-ra: false\n      addresses: [192.168.99.66/24]\n      routes:\n        - to: default\n          via: 192.168.99.1\n      # the router\n      nameservers:\n        addresses: [192.168.99.1]\n        search: [lan.example]\n"},
+	},
+	{
+		name: "netplan-dhcp", manager: hostconf.Netplan, services: []string{"systemd-networkd"}, dhcp: true,
+		files: map[string]string{"/etc/netplan/50-installer.yaml": "# as an installer writes it\nnetwork:\n    version: 2\n    ethernets:\n        lan: {dhcp4: true, match: {name: enp6s18}}\n"},
+	},
+	{
+		name: "ifupdown-static", manager: hostconf.IfUpDown, services: []string{"networking"},
+		files: map[string]string{"/etc/network/interfaces": "# This file describes the network.\n\nsource /etc/network/interfaces.d/*\n\nauto lo\niface lo inet loopback\n\n# The LAN\nallow-hotplug enp6s18\nauto enp6s18\niface enp6s18 inet static\n\taddress 192.168.99.66/24\n\tgateway 192.168.99.1\n\tup ip route add 198.51.100.0/24 via 192.168.99.1 dev enp6s18\n\tdown ip route del 198.51.100.0/24 via 192.168.99.1 dev enp6s18\n"},
+	},
+	{
+		name: "ifupdown-dhcp", manager: hostconf.IfUpDown, services: []string{"networking"}, dhcp: true,
+		files: map[string]string{"/etc/network/interfaces": "auto lo\niface lo inet loopback\nsource /etc/network/interfaces.d/*\n", "/etc/network/interfaces.d/lan": "auto enp6s18\niface enp6s18 inet dhcp\n"},
+	},
+}
+
+// TestManagers lives through the story with every manager: in, reboot, out,
+// reboot; and once without confirmation. The kernel's part is done by plain ip.
+func TestManagers(t *testing.T) {
+	need(t)
+	for _, c := range managerCases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			testManager(t, c)
+		})
+	}
+}
+
+func testManager(t *testing.T, c managerCase) {
+	root := c.root
+	if root == "" {
+		root = "ifupdown"
+	}
+	h := newManaged(t, root, c.files, c.services...)
+	h.start(t, c.address())
+	if c.before != "" {
+		h.sh(t, c.before)
+	}
+	var d hostconf.Description
+	h.profile(t, &d, "describe", managedNIC)
+	t.Logf("described: %+v", d)
+	if d.Manager != c.manager || d.IPv4.DHCP != c.dhcp || d.IPv4.Static == c.dhcp || len(d.Cannot) > 0 || len(d.Evidence) == 0 {
+		t.Fatalf("described as %+v", d)
+	}
+	before := h.network(t)
+	files := h.configuration(t)
+
+	chapter := func(name string, tell func(*testing.T)) {
+		t.Helper()
+		if !t.Run(name, tell) {
+			t.FailNow()
+		}
+	}
+	chapter("rolled back", func(t *testing.T) {
+		h.lossless(t, c, "in", func() { h.goIn(t, c) })
+		h.wantBridge(t, c)
+		h.lossless(t, c, "out", func() { h.goOut(t, c, host.Runtime) })
+		h.wantNetwork(t, before)
+		h.wantConfiguration(t, files)
+	})
+	chapter("in for good", func(t *testing.T) {
+		h.lossless(t, c, "in", func() {
+			h.goIn(t, c)
+			h.do(t, "make", host.Permanent, c.manager)
+		})
+		var seen []json.RawMessage
+		h.profile(t, &seen, "observe")
+		if len(seen) != 3 {
+			t.Errorf("observed %s", seen)
+		}
+		h.wantBridge(t, c)
+		h.reboot(t, c.address())
+		h.wantBridge(t, c)
+		// As the daemon does at start.
+		h.do(t, "make", host.Reserved, c.manager)
+		h.batch(t, []string{"link add vnet0 type veth peer name vguest0", "link set vnet0 master " + managedBridge + " up"})
+	})
+	chapter("out again", func(t *testing.T) {
+		h.batch(t, []string{"link del vnet0"})
+		h.lossless(t, c, "out", func() { h.goOut(t, c, host.Permanent) })
+		h.wantNetwork(t, before)
+		h.wantConfiguration(t, files)
+		h.reboot(t, c.address())
+		h.wantNetwork(t, before)
+		h.wantConfiguration(t, files)
+	})
+}
+
+// goIn is what happens until the operator is asked.
+func (h *managed) goIn(t *testing.T, c managerCase) {
+	t.Helper()
+	acks := h.served(t, "DHCPACK")
+	h.do(t, "make", host.Reserved, c.manager)
+	h.moveIn(t)
+	h.do(t, "make", host.Runtime, c.manager)
+	h.profile(t, nil, "verify", managedBridge)
+	if c.dhcp && h.served(t, "DHCPACK") == acks {
+		t.Error("the DHCP client did not ask for its lease on the bridge")
+	}
+}
+
+// goOut is the way back, after the last confirmed stage.
+func (h *managed) goOut(t *testing.T, c managerCase, last string) {
+	t.Helper()
+	h.do(t, "drop", host.Reserved, c.manager)
+	h.moveOut(t)
+	if told := h.do(t, "drop", host.Runtime, c.manager); len(told) > 0 {
+		t.Errorf("told: %v", told)
+	}
+	if last == host.Permanent {
+		if told := h.do(t, "drop", host.Permanent, c.manager); len(told) > 0 {
+			t.Errorf("told: %v", told)
+		}
+	}
+	if c.dhcp && h.served(t, "DHCPRELEASE") > 0 {
+		t.Error("the lease was given back")
+	}
+}
+
+// lossless does something while the LAN pings the host a thousand times a second.
+// What is lost while plain ip moves addresses and routes is told, and is not the
+// managers' fault: the program's own move has a test of its own.
+func (h *managed) lossless(t *testing.T, c managerCase, what string, do func()) {
+	t.Helper()
+	s := h.pings(t, c.address())
+	began := time.Now()
+	do()
+	took := time.Since(began)
+	<-time.After(1500 * time.Millisecond) // what a manager does late
+	sent, lost := s.end()
+	all := len(lost)
+	lost = slices.DeleteFunc(lost, func(at time.Time) bool { return at.After(h.moved[0].Add(-5*time.Millisecond)) && at.Before(h.moved[1]) })
+	t.Logf("%s: %s; %d of %d pings lost, %d of them in the move itself", what, took.Round(time.Millisecond), all, sent, all-len(lost))
+	if len(lost) > 0 {
+		t.Errorf("%s: %d of %d pings lost, the first %s and the last %s after the beginning", what, len(lost), sent,
+			lost[0].Sub(began).Round(time.Millisecond), lost[len(lost)-1].Sub(began).Round(time.Millisecond))
+	}
+}
+
+// wantBridge looks at the bridge with the kernel's own tools.
+func (h *managed) wantBridge(t *testing.T, c managerCase) {
+	t.Helper()
+	within(t, 20*time.Second, func() error {
+		links, err := h.node.Run(t.Context(), "ip", "-j", "-d", "addr", "show", "dev", managedBridge)
+		if err != nil {
+			return err
+		}
+		var seen []struct {
+			Address  string
+			Mtu      int
+			Linkinfo struct {
+				InfoData struct {
+					ForwardDelay int `json:"forward_delay"`
+					STPState     int `json:"stp_state"`
+				} `json:"info_data"`
+			}
+			AddrInfo []struct{ Local string } `json:"addr_info"`
+		}
+		if err := json.Unmarshal([]byte(links), &seen); err != nil || len(seen) != 1 {
+			return fmt.Errorf("%w: %s", err, links)
+		}
+		b := seen[0]
+		has := slices.ContainsFunc(b.AddrInfo, func(a struct{ Local string }) bool { return a.Local == c.address() })
+		if b.Address != managedMAC || b.Mtu != 1500 || b.Linkinfo.InfoData.ForwardDelay != 0 || b.Linkinfo.InfoData.STPState != 0 || !has {
+			return fmt.Errorf("the bridge is %+v", b)
+		}
+		return nil
+	})
+	within(t, 10*time.Second, h.says([]string{"default via 192.168.99.1 dev " + managedBridge}, "ip", "-4", "route"))
+	within(t, 10*time.Second, h.says([]string{"master " + managedBridge}, "ip", "link", "show", "dev", managedNIC))
+	if out := h.run(t, "ip", "-4", "addr", "show", "dev", managedNIC); strings.Contains(out, "inet ") {
+		t.Errorf("the NIC has addresses:\n%s", out)
+	}
+}
+
+func (h *managed) wantNetwork(t *testing.T, want string) {
+	t.Helper()
+	var got string
+	for limit := time.Now().Add(15 * time.Second); time.Now().Before(limit); {
+		if got = h.network(t); got == want {
+			return
+		}
+		<-time.After(50 * time.Millisecond)
+	}
+	t.Errorf("the network is not as it was:\n%s\n--- before:\n%s", got, want)
+}
+
+func (h *managed) wantConfiguration(t *testing.T, want map[string]string) {
+	t.Helper()
+	got := h.configuration(t)
+	for name := range maps.Keys(got) {
+		if want[name] != got[name] {
+			t.Errorf("%s is %s, was %q", name, got[name], want[name])
+		}
+	}
+	for name := range maps.Keys(want) {
+		if got[name] == "" {
+			t.Errorf("%s is gone", name)
+		}
+	}
+}
