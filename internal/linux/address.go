@@ -7,12 +7,12 @@ import (
 	"io/fs"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"drawbridge/internal/host"
-	"drawbridge/internal/plan"
 )
 
 // addressHeader is struct ifaddrmsg.
@@ -30,7 +30,7 @@ func familyOfAddr(a netip.Addr) int {
 	return unix.AF_INET6
 }
 
-func parseAddress(m netlink.Message, now int64) (a host.Address, index int, err error) {
+func parseAddress(m netlink.Message, now time.Duration) (a host.Address, index int, err error) {
 	if len(m.Data) < unix.SizeofIfAddrmsg {
 		return a, 0, fmt.Errorf("address message of %d bytes is cut short", len(m.Data))
 	}
@@ -120,31 +120,42 @@ func unusual(there, usual netip.Addr) netip.Addr {
 	return there
 }
 
-// monotonic reads CLOCK_MONOTONIC in seconds: as lifetimes do, it stands still
-// while the machine sleeps.
-func monotonic() int64 {
+// monotonic reads CLOCK_MONOTONIC: as lifetimes do, it stands still while the
+// machine sleeps.
+func monotonic() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
 		return 0 // cannot fail on any kernel that this runs on
 	}
-	return ts.Sec
+	return time.Duration(ts.Nano())
+}
+
+// until is when something ends, in whole seconds, of what the kernel says is
+// left: it rounds up, so that half a second less is the best guess.
+func until(left int64, now time.Duration) int64 {
+	return int64((now + time.Duration(left)*time.Second - time.Second/2).Round(time.Second) / time.Second)
+}
+
+// leftOf is the inverse of until, and at least some seconds.
+func leftOf(until, least int64, now time.Duration) int64 {
+	return max(int64((time.Duration(until)*time.Second-now).Round(time.Second)/time.Second), least)
 }
 
 // forever is INFINITY_LIFE_TIME of linux/if_addr.h.
 const forever = 1<<32 - 1
 
 // lifetimes reads struct ifa_cacheinfo, in which they are what is left.
-func lifetimes(b []byte, now int64) (preferred, valid int64) {
+func lifetimes(b []byte, now time.Duration) (preferred, valid int64) {
 	if len(b) < 8 {
 		return 0, 0
 	}
-	until := func(left uint32) int64 {
+	end := func(left uint32) int64 {
 		if left == forever {
 			return 0
 		}
-		return max(now+int64(left), 1)
+		return max(until(int64(left), now), 1)
 	}
-	return until(binary.NativeEndian.Uint32(b)), until(binary.NativeEndian.Uint32(b[4:]))
+	return end(binary.NativeEndian.Uint32(b)), end(binary.NativeEndian.Uint32(b[4:]))
 }
 
 // shortestLife is what an address gets whose time was over before it could be
@@ -152,12 +163,12 @@ func lifetimes(b []byte, now int64) (preferred, valid int64) {
 const shortestLife = 2
 
 // cacheInfo writes struct ifa_cacheinfo.
-func cacheInfo(a host.Address, now int64) []byte {
+func cacheInfo(a host.Address, now time.Duration) []byte {
 	left := func(until, least int64) uint32 {
 		if until == 0 {
 			return forever
 		}
-		return uint32(max(until-now, least))
+		return uint32(leftOf(until, least, now))
 	}
 	b := binary.NativeEndian.AppendUint32(nil, left(a.PreferredUntil, 0))
 	b = binary.NativeEndian.AppendUint32(b, left(a.ValidUntil, shortestLife))
@@ -245,68 +256,6 @@ func (h *Host) addressesOf(name string) ([]host.Address, error) {
 		on = append(on, onLink(a, name))
 	})
 	return on, err
-}
-
-func (h *Host) applyAddresses(steps []plan.Step, leaving map[host.Key]bool) error {
-	for _, s := range steps {
-		var err error
-		if s.After == nil {
-			err = h.deleteAddress(s.Before.(host.Address))
-		} else {
-			err = h.putAddress(s.After.(host.Address), leaving)
-		}
-		if err != nil {
-			return fmt.Errorf("%s %s: %w", s.Verb(), s.Key(), err)
-		}
-	}
-	return nil
-}
-
-// errDynamic: a lifetime can be moved along, but not made up.
-var errDynamic = errors.New("an address with a lifetime is made by DHCP or router advertisements only")
-
-func (h *Host) putAddress(a host.Address, leaving map[host.Key]bool) error {
-	if a.Dynamic && a.ValidUntil == 0 {
-		return errDynamic
-	}
-	l, err := h.rtnl.linkBy(0, a.Link)
-	if err != nil {
-		return err
-	}
-	if len(leaving) == 0 {
-		return h.addAddress(l, a, leaving)
-	}
-	from, moves, err := h.holder(a, l.index)
-	if err != nil {
-		return err
-	}
-	if !moves {
-		return h.addAddress(l, a, leaving)
-	}
-	if err := h.takeNeighbours(from, l.index); err != nil {
-		return err
-	}
-	if a.Addr.Addr().Is4() || a.NoDAD {
-		return h.addAddress(l, a, leaving)
-	}
-	// The host has it already, so nobody else does: it must be usable at once,
-	// and then look as if it had been probed.
-	quick := a
-	quick.NoDAD = true
-	if err := h.addAddress(l, quick, leaving); err != nil {
-		return err
-	}
-	return h.rtnl.sendAddress(unix.RTM_NEWADDR, flagReplace, l.index, a)
-}
-
-// holder finds another link that has the address, usable, as one that moves does.
-func (h *Host) holder(a host.Address, not int) (index int, found bool, err error) {
-	err = h.rtnl.addresses(0, func(o host.Address, at int) {
-		if o.Addr.Addr() == a.Addr.Addr() && at != not {
-			index, found = at, true
-		}
-	})
-	return index, found, err
 }
 
 func (h *Host) addAddress(l link, a host.Address, leaving map[host.Key]bool) error {

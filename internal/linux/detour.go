@@ -11,10 +11,14 @@ import (
 // A NIC that becomes a port of a bridge, or ceases to be one, drops what arrives
 // in some microseconds of the change: its port is not enabled yet, or no more,
 // while frames go to the bridge already (br_add_if and del_nbp in
-// net/bridge/br_if.c). A detour hands what arrives to the bridge's own IP before
-// the port is asked. It is a BPF program on the NIC's ingress, attached by a
-// descriptor: should this process end, the kernel takes it away. That needs tcx
-// (Linux 6.6). The older way, a clsact qdisc, is worse than nothing: while it
+// net/bridge/br_if.c). And for milliseconds the bridge has no port, or none that
+// is live, for what it is asked to answer: a reply to an IPv6 echo leaves by the
+// link that was asked (icmpv6_echo_reply), whatever the routes say.
+//
+// A detour hands what the NIC receives to the bridge's own IP before the port is
+// asked, and what the bridge sends to the NIC. These are BPF programs, attached
+// by descriptors: should this process end, the kernel takes them away. That needs
+// tcx (Linux 6.6). The older way, a clsact qdisc, is worse than nothing: while it
 // comes and goes the kernel drops all that is sent (dev_deactivate in
 // qdisc_graft, net/sched/sch_api.c; one packet in a move at 1 kHz, measured).
 
@@ -24,12 +28,28 @@ const (
 	bpfLinkCreate = 28
 	bpfSchedCls   = 3
 	tcxIngress    = 46
+	tcxEgress     = 47
 )
 
-// detour leads what arrives on one link to another, until the returned function
-// is called. Where the kernel cannot do that, it says why.
-func detour(from, to int) (end func(), err error) {
-	prog, err := loadDetour(to)
+// detour ties a NIC and a bridge, by their indexes, until end is called. Where
+// the kernel cannot do that, it says why; end is never nil.
+func detour(nic, bridge int) (end func(), err error) {
+	out, err := divert(bridge, tcxEgress, detourProgram(nic, 0))
+	if err != nil {
+		return func() {}, err
+	}
+	// What comes in may be answered, so the way out is there first and goes last.
+	in, err := divert(nic, tcxIngress, detourProgram(bridge, intoIngress))
+	if err != nil {
+		out()
+		return func() {}, err
+	}
+	return func() { in(); out() }, nil
+}
+
+// divert attaches a program to a link.
+func divert(link int, where uint32, program []instruction) (end func(), err error) {
+	prog, err := loadProgram(program)
 	if err != nil {
 		return nil, fmt.Errorf("load a detour: %w", err)
 	}
@@ -38,7 +58,7 @@ func detour(from, to int) (end func(), err error) {
 		prog, link, typ, flags uint32
 		relative, _            uint32
 		revision               uint64
-	}{prog: uint32(prog), link: uint32(from), typ: tcxIngress}
+	}{prog: uint32(prog), link: uint32(link), typ: where}
 	fd, err := bpfCall(bpfLinkCreate, unsafe.Pointer(&attr), unsafe.Sizeof(attr))
 	if err != nil {
 		return nil, fmt.Errorf("attach a detour: %w", err)
@@ -53,20 +73,21 @@ type instruction struct {
 	imm        int32
 }
 
+const intoIngress = 1 // BPF_F_INGRESS: received by the link, not sent
+
 // detourProgram: frames with a VLAN tag, which are for a link of their own, go on
-// as ever; all others are received by the link.
-func detourProgram(to int) []instruction {
+// as ever; all others go to the link.
+func detourProgram(to, flags int) []instruction {
 	const (
 		vlanPresent = 20 // offset in struct __sk_buff
 		redirect    = 23 // bpf_redirect
-		intoIngress = 1  // BPF_F_INGRESS
 		goOn        = -1 // TCX_NEXT
 	)
 	return []instruction{
 		{0x61, 1 << 4, vlanPresent, 0}, // r0 = has the frame a tag
 		{0x55, 0, 4, 0},                // yes: go on
 		{0xb7, 1, 0, int32(to)},        // r1 = link
-		{0xb7, 2, 0, intoIngress},      // r2 = flags
+		{0xb7, 2, 0, int32(flags)},     // r2 = flags
 		{0x85, 0, 0, redirect},         // r0 = redirected
 		{0x95, 0, 0, 0},                // end
 		{0xb7, 0, 0, goOn},             // r0 = go on
@@ -74,8 +95,8 @@ func detourProgram(to int) []instruction {
 	}
 }
 
-func loadDetour(to int) (int, error) {
-	program, license := detourProgram(to), []byte("GPL\x00")
+func loadProgram(program []instruction) (int, error) {
+	license := []byte("GPL\x00")
 	attr := struct {
 		typ, count     uint32
 		insns, license uint64

@@ -129,16 +129,15 @@ func (h *Host) changeLink(there link, want host.Link) error {
 	}
 	replug := want.Master != there.Master
 	if replug && want.Type != host.TypeTap && there.Up {
-		by := master
-		if by == 0 {
-			by = there.master
+		bridge := master
+		if bridge == 0 {
+			bridge = there.master
 		}
-		end, err := detour(there.index, by)
+		end, err := detour(there.index, bridge)
 		if err != nil {
 			h.log.Debug("a packet may be lost while a link is plugged", "link", want.Name, "err", err)
-		} else {
-			defer end()
 		}
+		defer end()
 	}
 	hadIsolated, hadHairpin := there.Isolated && !replug, there.Hairpin && !replug
 	flags := want.Master != "" && (want.Isolated != hadIsolated || want.Hairpin != hadHairpin)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -126,7 +127,7 @@ func parseRoute(m netlink.Message, names map[int]string) (host.Route, error) {
 			// struct rta_cacheinfo: what is left, in hundredths of a second.
 			if b := ad.Bytes(); len(b) >= 12 && m.Data[0] == unix.AF_INET6 {
 				if left := int32(binary.NativeEndian.Uint32(b[8:])); left > 0 {
-					r.Until = now + int64(left)/100
+					r.Until = int64((now + time.Duration(left)*10*time.Millisecond).Round(time.Second) / time.Second)
 				}
 			}
 		default:
@@ -414,7 +415,7 @@ func (h *Host) sendRoute(typ uint16, flags netlink.HeaderFlags, r host.Route) er
 			ae.Bytes(unix.RTA_MULTIPATH, hops)
 		}
 		if r.Until != 0 {
-			ae.Uint32(unix.RTA_EXPIRES, uint32(max(r.Until-monotonic(), shortestLife)))
+			ae.Uint32(unix.RTA_EXPIRES, uint32(leftOf(r.Until, shortestLife, monotonic())))
 		}
 	})
 	return err
