@@ -67,8 +67,10 @@ type Description struct {
 	Connection string `json:"connection,omitempty"`
 	// Renderer is who carries out what netplan says: Networkd or NetworkManager.
 	Renderer string `json:"renderer,omitempty"`
-	// Definition is netplan's name for the link, Generated the file that netplan made
-	// of it for the renderer.
+	// RouteMetric is NetworkManager's default for the link's routes.
+	RouteMetric int `json:"route_metric,omitempty"`
+	// Definition is netplan's name for the link, Generated the text that netplan made
+	// of it for the renderer, or of NetworkManager's connection.
 	Definition string `json:"definition,omitempty"`
 	Generated  string `json:"generated,omitempty"`
 	// Bridge is the bridge that the configuration makes the link a port of, "" if none.
@@ -161,6 +163,9 @@ type manager interface {
 	// bridge itself; hold takes that back.
 	release(ctx context.Context, t tree, p host.Profile, d Description) error
 	hold(ctx context.Context, t tree, p host.Profile, d Description) error
+	// saved lets the running manager read its permanent files, if it keeps them in
+	// mind; it must not do anything with them.
+	saved(ctx context.Context, t tree, p host.Profile, d Description) error
 	// takeOver makes the running manager do with the bridge what it did with the
 	// link. The runtime files are there. Doing it twice is success.
 	takeOver(ctx context.Context, t tree, p host.Profile, d Description) error
@@ -175,7 +180,7 @@ type manager interface {
 // netplan before the program that carries it out, and files that nobody may read
 // any more, such as ifupdown's, after the daemons.
 func managers() []manager {
-	return []manager{netplan{}, networkd{}, ifupdown{}}
+	return []manager{netplan{}, networkd{}, networkManager{}, ifupdown{}}
 }
 
 func managerOf(name string) (manager, error) {

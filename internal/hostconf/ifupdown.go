@@ -199,6 +199,8 @@ func ifstateFiles(t tree, p host.Profile, d Description) ([]file, error) {
 func (ifupdown) release(context.Context, tree, host.Profile, Description) error { return nil }
 func (ifupdown) hold(context.Context, tree, host.Profile, Description) error    { return nil }
 
+func (ifupdown) saved(context.Context, tree, host.Profile, Description) error { return nil }
+
 func (ifupdown) takeOver(ctx context.Context, t tree, p host.Profile, d Description) error {
 	if len(d.Client) == 0 {
 		return nil

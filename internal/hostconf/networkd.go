@@ -322,6 +322,8 @@ func (networkd) hold(ctx context.Context, t tree, p host.Profile, d Description)
 	return networkdReload(ctx)
 }
 
+func (networkd) saved(context.Context, tree, host.Profile, Description) error { return nil }
+
 func (n networkd) takeOver(ctx context.Context, t tree, p host.Profile, _ Description) error {
 	return networkdReload(ctx)
 }

@@ -228,6 +228,8 @@ func (p *Profiles) make(ctx context.Context, want host.Profile) error {
 		}
 	case host.Runtime:
 		err = m.takeOver(ctx, p.tree, want, r.Description)
+	case host.Permanent:
+		err = m.saved(ctx, p.tree, want, r.Description)
 	}
 	if err != nil {
 		return err

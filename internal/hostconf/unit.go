@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -16,7 +17,7 @@ const (
 	systemdName   = "org.freedesktop.systemd1"
 )
 
-// startPatience bounds how long a unit may take to come up.
+// startPatience bounds how long a unit may take to come up or to end.
 const startPatience = 10 * time.Second
 
 // StartUnit has systemd start a unit, or leave it running (job mode "replace",
@@ -24,35 +25,45 @@ const startPatience = 10 * time.Second
 // masked, or is not started any more because it failed too often, is an error at
 // once.
 func StartUnit(ctx context.Context, name string) error {
+	return turnUnit(ctx, name, "StartUnit", func(state string) bool { return state == "active" })
+}
+
+// stopUnit is the opposite; that a unit is not running is success.
+func stopUnit(ctx context.Context, name string) error {
+	return turnUnit(ctx, name, "StopUnit", func(state string) bool { return state == "inactive" || state == "failed" })
+}
+
+func turnUnit(ctx context.Context, name, method string, done func(state string) bool) error {
+	doing := strings.ToLower(strings.TrimSuffix(method, "Unit")) + " unit " + name
 	ctx, cancel := context.WithTimeout(ctx, startPatience)
 	defer cancel()
 	conn, err := systemd(ctx)
 	if err != nil {
-		return fmt.Errorf("start unit %s: %w", name, err)
+		return fmt.Errorf("%s: %w", doing, err)
 	}
 	defer conn.Close()
 	manager := conn.Object(systemdName, "/org/freedesktop/systemd1")
-	if err := manager.CallWithContext(ctx, systemdName+".Manager.StartUnit", 0, name, "replace").Err; err != nil {
-		return fmt.Errorf("start unit %s: %w", name, err)
+	if err := manager.CallWithContext(ctx, systemdName+".Manager."+method, 0, name, "replace").Err; err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
 	}
 	var path dbus.ObjectPath
 	if err := manager.CallWithContext(ctx, systemdName+".Manager.LoadUnit", 0, name).Store(&path); err != nil {
-		return fmt.Errorf("start unit %s: %w", name, err)
+		return fmt.Errorf("%s: %w", doing, err)
 	}
 	unit := conn.Object(systemdName, path)
 	for {
 		state, busy, err := unitState(ctx, unit)
 		switch {
 		case err != nil:
-			return fmt.Errorf("start unit %s: %w", name, err)
-		case state == "active":
+			return fmt.Errorf("%s: %w", doing, err)
+		case done(state) && !busy:
 			return nil
-		case !busy && state != "activating":
-			return fmt.Errorf("start unit %s: it is %s; see: systemctl status %s", name, state, name)
+		case !busy && state != "activating" && state != "deactivating":
+			return fmt.Errorf("%s: it is %s; see: systemctl status %s", doing, state, name)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("start unit %s: it is %s: %w", name, state, ctx.Err())
+			return fmt.Errorf("%s: it is %s: %w", doing, state, ctx.Err())
 		case <-time.After(5 * time.Millisecond):
 		}
 	}

@@ -57,6 +57,18 @@ var managerCases = []managerCase{
 		name: "ifupdown-dhcp", manager: hostconf.IfUpDown, services: []string{"networking"}, dhcp: true,
 		files: map[string]string{"/etc/network/interfaces": "auto lo\niface lo inet loopback\nsource /etc/network/interfaces.d/*\n", "/etc/network/interfaces.d/lan": "auto enp6s18\niface enp6s18 inet dhcp\n"},
 	},
+	{
+		name: "networkmanager-static", manager: hostconf.NetworkManager, services: []string{"NetworkManager"},
+		files: map[string]string{"/etc/NetworkManager/system-connections/lan.nmconnection": "# by hand\n[connection]\nid=lan\nuuid=11111111-2222-3333-4444-555555555555\ntype=ethernet\ninterface-name=enp6s18\n\n[ethernet]\nwake-on-lan=64\n\n[ipv4]\nmethod=manual\naddress1=192.168.99.66/24,192.168.99.1\ndns=192.168.99.1;\ndns-search=lan.example;\nroute1=198.51.100.0/24,192.168.99.1\n\n[ipv6]\nmethod=disabled\n"},
+	},
+	{
+		name: "networkmanager-dhcp", manager: hostconf.NetworkManager, services: []string{"NetworkManager"}, dhcp: true,
+		files: map[string]string{"/etc/NetworkManager/system-connections/lan.nmconnection": "[connection]\nid=Office\nuuid=11111111-2222-3333-4444-555555555555\ntype=ethernet\n\n[ipv4]\nmethod=auto\n\n[ipv6]\naddr-gen-mode=eui64\nmethod=auto\n"},
+	},
+	{
+		// Without any file NetworkManager makes a connection up, "Wired connection 1".
+		name: "networkmanager-nofile", manager: hostconf.NetworkManager, services: []string{"NetworkManager"}, dhcp: true,
+	},
 }
 
 // TestManagers lives through the story with every manager: in, reboot, out,
@@ -206,7 +218,10 @@ func (h *managed) wantBridge(t *testing.T, c managerCase) {
 		}
 		b := seen[0]
 		has := slices.ContainsFunc(b.AddrInfo, func(a struct{ Local string }) bool { return a.Local == c.address() })
-		if b.Address != managedMAC || b.Mtu != 1500 || b.Linkinfo.InfoData.ForwardDelay != 0 || b.Linkinfo.InfoData.STPState != 0 || !has {
+		// Without STP a port forwards at once (br_make_forwarding in the kernel's
+		// net/bridge/br_stp.c), and NetworkManager leaves its delay alone.
+		delayed := b.Linkinfo.InfoData.ForwardDelay != 0 && c.manager != hostconf.NetworkManager
+		if b.Address != managedMAC || b.Mtu != 1500 || delayed || b.Linkinfo.InfoData.STPState != 0 || !has {
 			return fmt.Errorf("the bridge is %+v", b)
 		}
 		return nil
