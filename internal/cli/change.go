@@ -45,17 +45,6 @@ func changeText(w *writer, c api.Change) {
 	}
 }
 
-func stepLines(w *writer, steps []api.Step) {
-	sign := map[string]string{"create": "+", "change": "~", "delete": "-"}
-	for _, s := range steps {
-		line := "  " + sign[s.Verb] + " " + s.Kind + " " + s.Name
-		if s.Detail != "" {
-			line += "  (" + s.Detail + ")"
-		}
-		w.line(line)
-	}
-}
-
 // cost says who would pay for a change.
 func cost(c api.Change) string {
 	var parts []string
