@@ -57,8 +57,8 @@ install: build
 	"$$b" completion bash > "$$d$(bash)/drawbridge"; \
 	"$$b" completion zsh > "$$d$(zsh)/_drawbridge"; \
 	"$$b" completion fish > "$$d$(fish)/drawbridge.fish"; \
-	for unit in drawbridge drawbridge-guests; do \
-	  sed 's|@bindir@|$(bindir)|g' packaging/$$unit.service > "$$d$(unitdir)/$$unit.service"; done; \
+	for unit in packaging/*.service; do \
+	  sed 's|@bindir@|$(bindir)|g' "$$unit" > "$$d$(unitdir)/$$(basename "$$unit")"; done; \
 	sed 's|@bindir@|$(bindir)|g' packaging/take-back > "$$d$(libexec)/take-back"; \
 	chmod 755 "$$d$(libexec)/take-back"; \
 	install -D -m 644 packaging/sysusers.conf "$$d$(sysusers)/drawbridge.conf"
@@ -73,7 +73,7 @@ install: build
 uninstall:
 	@if [ -z "$(DESTDIR)" ] && [ -x "$(libexec)/take-back" ]; then "$(libexec)/take-back" $(if $(CUT_GUESTS),--cut-guests); fi
 	@set -e; d='$(DESTDIR)'; \
-	rm -f "$$d$(bindir)/drawbridge" "$$d$(unitdir)/drawbridge.service" "$$d$(unitdir)/drawbridge-guests.service" \
+	rm -f "$$d$(bindir)/drawbridge" "$$d$(unitdir)/drawbridge.service" "$$d$(unitdir)"/drawbridge-*.service \
 	  "$$d$(man)/drawbridge.8" "$$d$(man)"/drawbridge-*.8 "$$d$(sysusers)/drawbridge.conf" \
 	  "$$d$(bash)/drawbridge" "$$d$(zsh)/_drawbridge" "$$d$(fish)/drawbridge.fish"; \
 	rm -rf "$$d$(libexec)"

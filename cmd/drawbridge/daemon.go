@@ -22,6 +22,7 @@ import (
 
 	"drawbridge/internal/dhcp"
 	"drawbridge/internal/engine"
+	"drawbridge/internal/guard"
 	"drawbridge/internal/host"
 	"drawbridge/internal/hostconf"
 	"drawbridge/internal/linux"
@@ -36,7 +37,7 @@ import (
 type settings struct {
 	stateDir, runDir, socket string
 	defaultNetwork           bool
-	guestsUnit               string
+	guestsUnit, guardUnit    string
 	logLevel                 slog.Level
 }
 
@@ -64,23 +65,32 @@ func daemonCommand() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&s.stateDir, "state-dir", defaultStateDir, "where the document, the ledger and the leases are kept")
-	f.StringVar(&s.runDir, "run-dir", "/run/drawbridge", "where sockets and live ports are kept")
+	s.flags(c)
 	f.StringVar(&s.socket, "socket", "", "where to listen (default RUN-DIR/drawbridge.sock)")
 	f.BoolVar(&s.defaultNetwork, "default-network", false, "create the NAT network \"default\" if there never was a network")
 	f.StringVar(&s.guestsUnit, "guests-unit", "", "systemd unit that runs the guest services (default: a process started by the daemon)")
+	f.StringVar(&s.guardUnit, "guard-unit", "", "systemd unit with @ that guards a change (default: a process started by the daemon)")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return c
+}
+
+// flags are those of every process that works on the host.
+func (s *settings) flags(c *cobra.Command) {
+	c.Flags().StringVar(&s.stateDir, "state-dir", defaultStateDir, "where the document, the ledger and the leases are kept")
+	c.Flags().StringVar(&s.runDir, "run-dir", "/run/drawbridge", "where sockets and live ports are kept")
 }
 
 // running is the daemon put together.
 type running struct {
 	settings
 	log      *slog.Logger
+	lock     *guard.Lock
 	store    *store.Store
+	host     *txn.Mux
 	linux    *linux.Host
 	resolved *hostconf.Resolved
 	adapter  *services.Adapter
+	profiles *hostconf.Profiles
 	engine   *engine.Engine
 	counts   *store.Tally
 	hints    chan engine.Hint
@@ -93,7 +103,7 @@ func runDaemon(ctx context.Context, s settings) error {
 		return errors.New("the daemon changes the host's networks and needs root: sudo drawbridge daemon")
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: s.logLevel}))
-	d, err := assemble(s, log)
+	d, err := assemble(s, guard.Daemon, log)
 	if err != nil {
 		return err
 	}
@@ -138,7 +148,7 @@ func runDaemon(ctx context.Context, s settings) error {
 }
 
 // assemble opens everything and ties it together; nothing is changed yet.
-func assemble(s settings, log *slog.Logger) (d *running, err error) {
+func assemble(s settings, as guard.Role, log *slog.Logger) (d *running, err error) {
 	d = &running{settings: s, log: log, hints: make(chan engine.Hint, 64)}
 	defer func() {
 		if err != nil {
@@ -153,6 +163,10 @@ func assemble(s settings, log *slog.Logger) (d *running, err error) {
 			return d, fmt.Errorf("make directory: %w", err)
 		}
 	}
+	// The guard of a change that takes it back just now has the lock.
+	if d.lock, err = guard.Wait(context.Background(), s.runDir, as); err != nil {
+		return d, err
+	}
 	if d.store, err = store.Open(s.stateDir); err != nil {
 		return d, err
 	}
@@ -160,27 +174,39 @@ func assemble(s settings, log *slog.Logger) (d *running, err error) {
 	if err != nil {
 		return d, err
 	}
-	if d.linux, err = linux.New(log); err != nil {
+	if err := d.openHost(); err != nil {
 		return d, err
 	}
-	if d.adapter, err = guestServices(s, d.linux, log); err != nil {
-		return d, err
-	}
-	d.resolved = hostconf.NewResolved("")
 	boot, err := bootID()
 	if err != nil {
 		return d, err
 	}
-	mux := txn.NewMux()
-	mux.Handle(d.linux, d.linux.Kinds()...)
-	mux.Handle(d.adapter, host.KindPool, host.KindReservation, host.KindRouter, host.KindZone, host.KindGuest)
-	mux.Handle(d.resolved, host.KindResolver)
 	d.engine = engine.New(engine.Config{
-		Host: mux, Store: d.store, Ports: ports, Taps: taps{d.linux}, Services: guests{d.adapter}, Log: log,
+		Host: d.host, Guard: guards(s, log), Manager: d.hostManager(), Store: d.store, Ports: ports, Taps: taps{d.linux}, Services: guests{d.adapter}, Log: log,
 		Seed: machineID(), BootID: boot, Boottime: boottime, Resolved: d.resolved.Available,
 		FirstSinceBoot: firstSinceBoot(s.runDir, boot), Flows: flows{}, Doors: doors{d.linux},
 	})
 	return d, d.countForwards()
+}
+
+// openHost makes the host of its adapters.
+func (d *running) openHost() (err error) {
+	if d.linux, err = linux.New(d.log); err != nil {
+		return err
+	}
+	if d.adapter, err = guestServices(d.settings, d.linux, d.log); err != nil {
+		return err
+	}
+	d.resolved = hostconf.NewResolved("")
+	d.host = txn.NewMux()
+	d.host.Handle(d.linux, d.linux.Kinds()...)
+	d.host.Handle(d.adapter, host.KindPool, host.KindReservation, host.KindRouter, host.KindZone, host.KindGuest)
+	d.host.Handle(d.resolved, host.KindResolver)
+	if ownsNetwork() {
+		d.profiles = hostconf.NewProfiles(d.runDir, d.stateDir, func(note string) { d.log.Warn("host's own network files", "note", note) })
+		d.host.Handle(d.profiles, host.KindProfile)
+	}
+	return nil
 }
 
 // unitSocket is where the guest services listen when systemd runs them; it is
@@ -232,6 +258,9 @@ func (d *running) close() {
 	}
 	if d.store != nil {
 		d.store.Close()
+	}
+	if d.lock != nil {
+		d.lock.Release()
 	}
 }
 

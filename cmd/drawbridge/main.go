@@ -29,7 +29,7 @@ func version() string {
 
 func main() {
 	os.Exit(cli.Main(os.Args, os.Stdin, os.Stdout, os.Stderr, cli.Extra{
-		Version: version(), Commands: []*cobra.Command{daemonCommand(), guestsCommand()},
+		Version: version(), Commands: []*cobra.Command{daemonCommand(), guestsCommand(), guardCommand(), bootCommand()},
 		Offline: offline,
 	}))
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"drawbridge/internal/guard"
 	"drawbridge/internal/rest"
 )
 
@@ -25,7 +26,7 @@ func offline(ctx context.Context, socket string) (string, func(), error) {
 		s.stateDir = defaultStateDir
 	}
 	log := slog.New(slog.DiscardHandler)
-	d, err := assemble(s, log)
+	d, err := assemble(s, guard.Command, log)
 	if err != nil {
 		return "", nil, err
 	}

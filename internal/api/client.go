@@ -11,7 +11,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -25,6 +27,8 @@ const maxAnswer = 256 << 20
 type Client struct {
 	socket string
 	http   *http.Client
+	// pending is what the last answer said of a change that is pending.
+	pending atomic.Pointer[Pending]
 }
 
 // Dial returns a client for the socket at that path. Nothing is sent yet.
@@ -57,6 +61,9 @@ type Options struct {
 	DryRun bool
 	// CutGuests allows a change that takes guests' network away.
 	CutGuests bool
+	// Within is how long, in whole seconds, a person has to confirm a change that
+	// puts the host's own connections at risk; 0 takes a minute.
+	Within time.Duration
 }
 
 func (o Options) query() string {
@@ -66,6 +73,9 @@ func (o Options) query() string {
 	}
 	if o.CutGuests {
 		q.Set("cut_guests", "true")
+	}
+	if o.Within != 0 {
+		q.Set("confirm_within", strconv.Itoa(int(o.Within/time.Second)))
 	}
 	if len(q) == 0 {
 		return ""
@@ -271,6 +281,7 @@ func (c *Client) do(ctx context.Context, method, path string, body any) (*http.R
 	if err != nil {
 		return nil, transportError(ctx, err)
 	}
+	c.notePending(resp.Header)
 	if resp.StatusCode >= 300 {
 		defer resp.Body.Close()
 		return nil, problem(resp)

@@ -33,9 +33,13 @@ const (
 	CodeUnrestorable = "unrestorable"
 	CodeInvalid      = "invalid"
 	CodePending      = "pending"
-	CodeTooLarge     = "too-large"
-	CodeUnavailable  = "unavailable"
-	CodeInternal     = "internal"
+	// CodeOver: the change was confirmed or taken back already.
+	CodeOver = "over"
+	// CodeUnguarded: no guard could be started, so that nothing was touched.
+	CodeUnguarded   = "unguarded"
+	CodeTooLarge    = "too-large"
+	CodeUnavailable = "unavailable"
+	CodeInternal    = "internal"
 )
 
 // Error is the detail.

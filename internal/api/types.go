@@ -31,6 +31,9 @@ type Change struct {
 	Cuts         []string `json:"cuts" nullable:"false" doc:"Guests (or taps, where no guest is known) that lose their network"`
 	Notes        []string `json:"notes" nullable:"false" doc:"Remarks for the person who asked, one line each"`
 	Problem      string   `json:"problem,omitempty" doc:"Why the change was taken back or is stuck"`
+	Who          string   `json:"who,omitempty" doc:"Who asked for a change that a person has to decide on"`
+	Files        []string `json:"files" nullable:"false" doc:"Files of the host's own network configuration that change with the confirmation"`
+	Left         []Step   `json:"left,omitempty" nullable:"false" doc:"What of a stuck change could not be taken back: these steps are to be done by hand"`
 	DeadlineSecs *int     `json:"deadline_s,omitempty" doc:"Seconds until the change is taken back unless it is confirmed"`
 	DurationMS   float64  `json:"duration_ms" doc:"How long the daemon worked on it"`
 }

@@ -90,6 +90,7 @@ func (a *app) changeCommand() *cobra.Command {
 		Use: "show ID", Short: "Show one of them with its steps", Args: cobra.ExactArgs(1), Example: "  drawbridge change show 3f2a9c01",
 		ValidArgsFunction: a.completeFirst(changeIDs),
 		RunE: func(c *cobra.Command, args []string) error {
+			a.decided = args[0]
 			ch, err := a.client.Change(c.Context(), args[0])
 			if err != nil {
 				return err
@@ -97,6 +98,13 @@ func (a *app) changeCommand() *cobra.Command {
 			return a.show(ch, func(w *writer) {
 				w.line(changeLine(ch))
 				stepLines(w, ch.Steps)
+				for _, f := range ch.Files {
+					w.line("  changes when it is confirmed: " + f)
+				}
+				if len(ch.Left) > 0 {
+					w.line("could not be taken back:")
+					stepLines(w, ch.Left)
+				}
 			})
 		},
 	}
@@ -110,6 +118,7 @@ func (a *app) decision(name, short, done string, call func(*api.Client, ctx, str
 		Use: name + " ID", Short: short, Args: cobra.ExactArgs(1), Example: "  drawbridge change " + name + " 3f2a9c01",
 		ValidArgsFunction: a.completeFirst(changeIDs),
 		RunE: func(c *cobra.Command, args []string) error {
+			a.decided = args[0]
 			stop := a.progress(name + " change " + args[0])
 			err := call(a.client, c.Context(), args[0])
 			stop()
@@ -137,6 +146,7 @@ func (a *app) extendCommand() *cobra.Command {
 			if by < time.Second || by > time.Hour {
 				return usage("--by %s is not between 1s and 1h", by)
 			}
+			a.decided = args[0]
 			if err := a.client.Extend(c.Context(), args[0], by); err != nil {
 				return err
 			}

@@ -75,7 +75,9 @@ func (a *app) main(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(args[1:])
 	defer a.stopOffline()
-	return a.exitCode(root.ExecuteContext(ctx))
+	code := a.exitCode(root.ExecuteContext(ctx))
+	a.sayPending()
+	return code
 }
 
 // app is one run of the program.
@@ -87,7 +89,9 @@ type app struct {
 	format         string
 	noColor        bool
 	client         *api.Client
-	stop           func()
+	// decided is the change that this command is about.
+	decided string
+	stop    func()
 	// exec replaces the process; tests put something else here.
 	exec func(argv []string) error
 	now  func() time.Time

@@ -43,11 +43,12 @@ not name are removed; leases and the taps of others never are. Twice in a row is
 			if err != nil {
 				return err
 			}
-			return a.change("apply", func() (api.Change, error) { return a.client.Apply(c.Context(), raw, flags.Options) })
+			return a.mayMove(c.Context(), "apply", &flags, func(o api.Options) (api.Change, error) { return a.client.Apply(c.Context(), raw, o) })
 		},
 	}
 	fileFlag(c, &file)
 	flags.dryRun(c)
+	flags.deciding(c)
 	flags.cutGuests(c)
 	return c
 }

@@ -10,7 +10,10 @@ import (
 )
 
 // changeFlags are those of every command that changes something.
-type changeFlags struct{ api.Options }
+type changeFlags struct {
+	api.Options
+	noWait bool
+}
 
 func (f *changeFlags) dryRun(c *cobra.Command) {
 	c.Flags().BoolVar(&f.DryRun, "dry-run", false, "show the steps and what they would cost, and change nothing")
@@ -64,8 +67,8 @@ hardware addresses, and a DNS domain.`,
 				stopped := false
 				n.Started, n.Autostart = &stopped, &stopped
 			}
-			return a.change("create network "+n.Name, func() (api.Change, error) {
-				return a.client.CreateNetwork(c.Context(), n, flags.Options)
+			return a.mayMove(c.Context(), "create network "+n.Name, &flags, func(o api.Options) (api.Change, error) {
+				return a.client.CreateNetwork(c.Context(), n, o)
 			})
 		},
 	}
@@ -83,6 +86,7 @@ hardware addresses, and a DNS domain.`,
 	f.StringSliceVar(&n.AllowUsers, "allow-users", nil, "`USERS` that may plug in guests of their own, by comma")
 	f.BoolVar(&noStart, "no-start", false, "define it only; it is not started at boot either")
 	flags.dryRun(c)
+	flags.deciding(c)
 	_ = c.RegisterFlagCompletionFunc("mode", a.complete(modeNames))
 	_ = c.RegisterFlagCompletionFunc("ipv6", fixed("auto", "off"))
 	return c
@@ -191,13 +195,14 @@ func (a *app) networkSet() *cobra.Command {
 				}
 				settings[key] = value
 			}
-			return a.change("set network "+args[0], func() (api.Change, error) {
-				return a.client.SetNetwork(c.Context(), args[0], settings, flags.Options)
+			return a.mayMove(c.Context(), "set network "+args[0], &flags, func(o api.Options) (api.Change, error) {
+				return a.client.SetNetwork(c.Context(), args[0], settings, o)
 			})
 		},
 	}
 	flags.dryRun(c)
 	flags.cutGuests(c)
+	flags.deciding(c)
 	return c
 }
 
@@ -210,12 +215,13 @@ func (a *app) networkVerb(name, short string, cuts bool, call verb) *cobra.Comma
 		Use: name + " NAME", Short: short, Args: cobra.ExactArgs(1), Example: "  drawbridge network " + name + " default",
 		ValidArgsFunction: a.completeFirst(networkNames),
 		RunE: func(c *cobra.Command, args []string) error {
-			return a.change(name+" network "+args[0], func() (api.Change, error) {
-				return call(a.client, c.Context(), args[0], flags.Options)
+			return a.mayMove(c.Context(), name+" network "+args[0], &flags, func(o api.Options) (api.Change, error) {
+				return call(a.client, c.Context(), args[0], o)
 			})
 		},
 	}
 	flags.dryRun(c)
+	flags.deciding(c)
 	if cuts {
 		flags.cutGuests(c)
 	}
@@ -227,10 +233,11 @@ func (a *app) upCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "up", Short: "Start all networks in one change", Args: cobra.NoArgs, Example: "  drawbridge up",
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.change("start all networks", func() (api.Change, error) { return a.client.Up(c.Context(), flags.Options) })
+			return a.mayMove(c.Context(), "start all networks", &flags, func(o api.Options) (api.Change, error) { return a.client.Up(c.Context(), o) })
 		},
 	}
 	flags.dryRun(c)
+	flags.deciding(c)
 	return c
 }
 
@@ -239,10 +246,11 @@ func (a *app) downCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "down", Short: "Stop all networks in one change", Args: cobra.NoArgs, Example: "  drawbridge down --dry-run",
 		RunE: func(c *cobra.Command, _ []string) error {
-			return a.change("stop all networks", func() (api.Change, error) { return a.client.Down(c.Context(), flags.Options) })
+			return a.mayMove(c.Context(), "stop all networks", &flags, func(o api.Options) (api.Change, error) { return a.client.Down(c.Context(), o) })
 		},
 	}
 	flags.dryRun(c)
+	flags.deciding(c)
 	flags.cutGuests(c)
 	return c
 }

@@ -81,6 +81,11 @@ func (a *app) colored() bool {
 	return !a.noColor && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && isTerminal(a.stdout)
 }
 
+func (a *app) terminalIn() bool {
+	in, ok := a.stdin.(*os.File)
+	return ok && isTerminal(in)
+}
+
 func isTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {

@@ -328,7 +328,7 @@ func (e *Engine) endForwards(ctx context.Context) {
 		}
 		want.Networks[name] = n
 	}
-	if len(over) == 0 || e.pending() != "" {
+	if len(over) == 0 || len(e.open.all()) > 0 {
 		return
 	}
 	if _, err := e.change(ctx, "end "+keysOfForwards(over), had, want, Options{}); err != nil {

@@ -9,6 +9,7 @@ import (
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/plan"
+	"drawbridge/internal/txn"
 )
 
 // Hint says that something on the host changed. It is no news, only a reason
@@ -89,7 +90,7 @@ func drain(ctx context.Context, hints <-chan Hint, who *string, wait time.Durati
 func (e *Engine) repair(ctx context.Context, who string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.expire(ctx)
+	e.attend(ctx)
 	e.endForwards(ctx)
 	e.forgetOrphans(ctx)
 	if e.quarrel.resting() {
@@ -116,20 +117,6 @@ func (e *Engine) repair(ctx context.Context, who string) {
 	e.Log.Info("put back", "steps", len(steps), "first", steps[0].Key().String(), "who", by)
 	e.tell(Event{Kind: "repair", Object: steps[0].Key().String(), Who: by,
 		Text: fmt.Sprintf("%d things were changed by %s and put back, first %s", len(steps), by, steps[0].Key())})
-}
-
-// expire takes back the changes whose time is over.
-func (e *Engine) expire(ctx context.Context) {
-	for _, t := range slices.Clone(e.open) {
-		if t.Deadline == 0 || e.Boottime() < t.Deadline {
-			continue
-		}
-		done, err := e.runner.Rollback(ctx, t, fmt.Errorf("nobody confirmed in time"))
-		e.forget(t.ID)
-		if err != nil && done.Phase == "stuck" {
-			e.open = append(e.open, done)
-		}
-	}
 }
 
 func keysOf(steps []plan.Step) []host.Key {
@@ -210,8 +197,8 @@ func (e *Engine) nextTry() time.Duration {
 	if left := e.quarrel.until.Sub(e.Now()); left > 0 {
 		next = left
 	}
-	for _, t := range e.open {
-		if t.Deadline != 0 {
+	for _, t := range e.open.all() {
+		if t.Phase == txn.Waiting {
 			next = min(next, max(time.Duration(t.Deadline-e.Boottime()), 0))
 		}
 	}

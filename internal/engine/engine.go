@@ -7,7 +7,8 @@
 // any face, mode or kind of resource.
 //
 // Start reading at Engine below, then change in pipeline.go; ports.go has
-// guests' NICs, drift.go the repair, health.go what is shown.
+// guests' NICs, changes.go those that a person decides on, drift.go the repair,
+// health.go what is shown.
 package engine
 
 import (
@@ -18,7 +19,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -33,6 +33,8 @@ type Store interface {
 	txn.Journal
 	Document() spec.Document
 	Ledger() host.Ledger
+	// Ended lists how changes ended that waited for a person, oldest first.
+	Ended() ([]txn.Ended, error)
 }
 
 // LivePorts is where ports are remembered until the next boot.
@@ -90,6 +92,20 @@ type Services interface {
 	Problems() []string
 }
 
+// Manager is the host's own network manager.
+type Manager interface {
+	// Of names the manager of a link as host.Profile does, "" if it has none, with
+	// remarks for the person who asked. The error says what of the link's
+	// configuration cannot be carried over.
+	Of(ctx context.Context, link string) (name string, notes []string, err error)
+	// Verify waits until the manager's clients work on a bridge that got a runtime
+	// profile: a lease was renewed there.
+	Verify(ctx context.Context, bridge string) error
+	// Files lists the files of the host that a permanent profile changes, or would
+	// change; none if that is not known.
+	Files(ctx context.Context, p host.Profile) []string
+}
+
 // Config is what an engine is made of.
 type Config struct {
 	Host     txn.Host
@@ -97,6 +113,10 @@ type Config struct {
 	Ports    LivePorts
 	Taps     Taps
 	Services Services
+	// Guard stands by while a change waits for a person; nil refuses those.
+	Guard txn.Guard
+	// Manager is the host's own network manager; nil if there is none to care for.
+	Manager Manager
 	// Flows is the host's table of connections, Tally counts those of forwards;
 	// nil counts nothing.
 	Flows Flows
@@ -125,9 +145,8 @@ type Engine struct {
 
 	// mu is held from looking at the host until the change is done, so that a
 	// plan is never made from what another change is about to alter.
-	mu sync.Mutex
-	// open are changes that wait for a person or are stuck.
-	open []txn.Txn
+	mu   sync.Mutex
+	open unfinished
 	// live are the ports by tap.
 	live map[string]host.Port
 	// leaving are ports that wait to be detached.
@@ -158,14 +177,18 @@ func New(c Config) *Engine {
 	if c.Resolved == nil {
 		c.Resolved = func(context.Context) bool { return false }
 	}
-	return &Engine{
+	e := &Engine{
 		Config:  c,
-		runner:  txn.Runner{Host: c.Host, Journal: c.Store, Log: c.Log, Boottime: c.Boottime, BootID: c.BootID},
 		live:    map[string]host.Port{},
 		held:    map[spec.NetworkName]string{},
 		leases:  map[leaseKey]Lease{},
 		quarrel: quarrel{now: c.Now, seen: map[host.Key][]time.Time{}},
 	}
+	e.runner = txn.Runner{
+		Host: c.Host, Journal: c.Store, Log: c.Log, Boottime: c.Boottime, BootID: c.BootID,
+		Guard: c.Guard, Entered: e.entered, Probe: e.probe,
+	}
+	return e
 }
 
 // Start ends what a crash left unfinished, finds the live ports again, and
@@ -178,7 +201,7 @@ func (e *Engine) Start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e.open = open
+	e.open.set(open)
 	ports, err := e.Ports.Load()
 	if err != nil {
 		e.Log.Warn("a port was forgotten", "err", err)
@@ -222,7 +245,7 @@ func (e *Engine) Load() error {
 	if err != nil {
 		return err
 	}
-	e.open = open
+	e.open.set(open)
 	ports, err := e.Ports.Load()
 	if err != nil {
 		return err
@@ -252,81 +275,6 @@ func (e *Engine) Do(ctx context.Context, c Command, o Options) (Result, error) {
 		e.tell(Event{Kind: "change", Object: res.ID, Text: c.Title(), Who: "drawbridge"})
 	}
 	return res, err
-}
-
-// Confirm keeps a change that waits for a person.
-func (e *Engine) Confirm(ctx context.Context, id string) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	t, err := e.waiting(id)
-	if err != nil {
-		return err
-	}
-	if e.Boottime() >= t.Deadline {
-		return fmt.Errorf("change %s: its time is over, it is being taken back: %w", id, spec.ErrInUse)
-	}
-	had := e.Store.Document()
-	_, err = e.runner.Confirm(ctx, t)
-	e.forget(id)
-	e.dropLeases(ctx, had)
-	return err
-}
-
-// Cancel takes back a change that waits for a person, is stuck, or was
-// interrupted by a crash.
-func (e *Engine) Cancel(ctx context.Context, id string) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	i := slices.IndexFunc(e.open, func(t txn.Txn) bool { return t.ID == id })
-	if i < 0 {
-		return fmt.Errorf("pending change %q: %w", id, spec.ErrNotFound)
-	}
-	t := e.open[i]
-	done, err := e.runner.Rollback(ctx, t, errCancelled)
-	e.forget(id)
-	if done.Phase == txn.Stuck {
-		e.open = append(e.open, done)
-		return err
-	}
-	return nil
-}
-
-var errCancelled = fmt.Errorf("cancelled")
-
-// Extend gives a waiting change more time.
-func (e *Engine) Extend(_ context.Context, id string, by time.Duration) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	t, err := e.waiting(id)
-	if err != nil {
-		return err
-	}
-	t.Deadline += int64(by)
-	if err := e.Store.Save(t); err != nil {
-		return fmt.Errorf("extend change %s: %w", id, err)
-	}
-	e.forget(id)
-	e.open = append(e.open, t)
-	return nil
-}
-
-func (e *Engine) waiting(id string) (txn.Txn, error) {
-	for _, t := range e.open {
-		if t.ID == id && t.Phase == txn.Waiting {
-			return t, nil
-		}
-	}
-	return txn.Txn{}, fmt.Errorf("pending change %q: %w", id, spec.ErrNotFound)
-}
-
-func (e *Engine) forget(id string) {
-	kept := e.open[:0]
-	for _, t := range e.open {
-		if t.ID != id {
-			kept = append(kept, t)
-		}
-	}
-	e.open = kept
 }
 
 // newID makes the id of a change: eight hex digits, enough to tell apart what a

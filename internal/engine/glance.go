@@ -26,7 +26,7 @@ func (e *Engine) echo() time.Duration {
 // an event of its own.
 func (e *Engine) glance(ctx context.Context) bool {
 	e.mu.Lock()
-	busy := len(e.open) > 0 || len(e.held) > 0 || e.orphans || e.quarrel.resting()
+	busy := len(e.open.all()) > 0 || len(e.held) > 0 || e.orphans || e.quarrel.resting()
 	// What planning needs of the engine, as it is now.
 	still := &Engine{Config: e.Config, live: maps.Clone(e.live), leases: maps.Clone(e.leases)}
 	e.mu.Unlock()

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -41,7 +42,7 @@ func (e *Engine) View(ctx context.Context) (View, error) {
 		return View{}, err
 	}
 	v := View{
-		Document: doc, State: facts.Seen, Leases: leases, Changes: slices.Clone(e.open),
+		Document: doc, State: facts.Seen, Leases: leases, Changes: e.open.all(),
 		Networks: map[spec.NetworkName]NetworkView{}, Repairs: e.repairs,
 	}
 	// Leases of a removed network are no news for as long as they are not forgotten.
@@ -128,9 +129,12 @@ func (e *Engine) hostProblems(missing []plan.Step, doc spec.Document, leaseErr e
 	if p := e.quarrel.problem(); p != "" {
 		problems = append(problems, p)
 	}
-	for _, t := range e.open {
+	for _, t := range e.open.all() {
 		if t.Phase == txn.Stuck {
 			problems = append(problems, fmt.Sprintf("change %s is stuck: %s", t.ID, t.Problem))
+		}
+		if t.Phase == txn.Confirmed {
+			problems = append(problems, (&txn.UnfinishedError{ID: t.ID, Cause: errors.New(t.Problem)}).Error())
 		}
 	}
 	for _, s := range missing {

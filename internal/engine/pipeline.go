@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/plan"
 	"drawbridge/internal/render"
 	"drawbridge/internal/spec"
-	"drawbridge/internal/txn"
 )
 
 // draft is a change that was thought through and not yet done.
@@ -25,6 +23,9 @@ type draft struct {
 
 // change takes the whole road from a wanted document to a changed host.
 func (e *Engine) change(ctx context.Context, title string, had, want spec.Document, o Options) (Result, error) {
+	if busy := e.open.all(); len(busy) > 0 && !o.DryRun && !want.Equal(had) {
+		return Result{}, &PendingError{Title: title, ID: busy[0].ID, Phase: busy[0].Phase}
+	}
 	d, err := e.draft(ctx, had, want)
 	if err != nil {
 		return Result{}, fmt.Errorf("%s: %w", title, err)
@@ -36,6 +37,9 @@ func (e *Engine) change(ctx context.Context, title string, had, want spec.Docume
 	for _, n := range d.notes {
 		res.Notes = append(res.Notes, string(n))
 	}
+	if d.plan.Risk == plan.RiskHost {
+		res.Files = e.files(ctx, d.plan.Steps)
+	}
 	if o.DryRun {
 		return res, nil
 	}
@@ -45,38 +49,15 @@ func (e *Engine) change(ctx context.Context, title string, had, want spec.Docume
 	if len(d.plan.Steps) == 0 && d.doc.Equal(had) && maps.Equal(d.plan.Ledger, e.Store.Ledger()) {
 		return res, nil
 	}
-	if busy := e.pending(); busy != "" {
-		return res, fmt.Errorf("%s: change %s is pending: %w; confirm or cancel it first", title, busy, spec.ErrInUse)
+	if busy := e.open.all(); len(busy) > 0 {
+		return res, &PendingError{Title: title, ID: busy[0].ID, Phase: busy[0].Phase}
 	}
-	done, err := e.carryOut(ctx, title, d)
-	res.ID, res.Phase = done.ID, done.Phase
+	done, err := e.carryOut(ctx, title, d, &o)
+	res.ID, res.Phase, res.Deadline = done.ID, done.Phase, done.Deadline
 	// Also when it was taken back: what flowed meanwhile went another way.
 	e.cutFlows(ctx, changedForwards(had, d.doc))
 	e.forgetCounts(had)
 	return res, err
-}
-
-func (e *Engine) carryOut(ctx context.Context, title string, d draft) (txn.Txn, error) {
-	if d.plan.Risk == plan.RiskHost {
-		return txn.Txn{}, fmt.Errorf("%s: it would touch the host's own links, which this version does not do", title)
-	}
-	scope, snapshot, goal := plan.Frame(d.plan.Steps, d.seen)
-	done, err := e.runner.Run(ctx, txn.Txn{
-		ID: newID(), Title: title, Steps: d.plan.Steps, Scope: scope, Snapshot: snapshot, Goal: goal,
-		Doc: d.doc, Ledger: d.plan.Ledger,
-	})
-	e.quarrel.changed = time.Now()
-	if done.Phase == txn.Stuck || done.Phase == txn.Waiting {
-		e.open = append(e.open, done)
-	}
-	return done, err
-}
-
-func (e *Engine) pending() string {
-	for _, t := range e.open {
-		return t.ID
-	}
-	return ""
 }
 
 // draft settles, renders and plans.
@@ -96,6 +77,10 @@ func (e *Engine) draft(ctx context.Context, had, want spec.Document) (draft, err
 		return draft{}, err
 	}
 	facts.Moving, facts.Leaving = render.Turn(had, doc)
+	notes, err := e.findManager(ctx, &facts, doc)
+	if err != nil {
+		return draft{}, err
+	}
 	if ask := render.Asks(doc, facts.Moving, facts.Seen); len(ask) > 0 {
 		more, err := e.Host.Observe(ctx, ask...)
 		if err != nil {
@@ -103,7 +88,9 @@ func (e *Engine) draft(ctx context.Context, had, want spec.Document) (draft, err
 		}
 		maps.Copy(facts.Seen, more)
 	}
-	return e.planFor(ctx, doc, facts)
+	d, err := e.planFor(ctx, doc, facts)
+	d.notes = append(d.notes, notes...)
+	return d, err
 }
 
 // planFor renders a settled document and plans the way there.
@@ -119,7 +106,7 @@ func (e *Engine) planFor(ctx context.Context, doc spec.Document, facts render.Fa
 	if err := e.lookCloser(ctx, facts.Seen, wish, ledger); err != nil {
 		return draft{}, err
 	}
-	p, err := plan.Make(wish, ledger, facts.Seen)
+	p, err := e.within(doc, facts).make(wish, ledger, facts.Seen)
 	if err != nil {
 		return draft{}, err
 	}
@@ -218,7 +205,7 @@ func (e *Engine) reconcile(ctx context.Context, title string, want spec.Document
 		if len(d.plan.Steps) == 0 && want.Equal(had) && maps.Equal(d.plan.Ledger, e.Store.Ledger()) {
 			return nil, nil
 		}
-		_, err = e.carryOut(ctx, title, d)
+		_, err = e.carryOut(ctx, title, d, nil)
 		if slices.ContainsFunc(d.plan.Steps, func(s plan.Step) bool { return render.IsDoor(s.Key()) }) {
 			e.cutFlows(ctx, allForwards(want))
 		}

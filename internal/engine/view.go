@@ -23,7 +23,11 @@ type Result struct {
 	// network.
 	Cuts []string
 	// Notes are remarks for the person who asked, one line each.
-	Notes  []string
+	Notes []string
+	// Deadline of a change that waits, in nanoseconds of CLOCK_BOOTTIME.
+	Deadline int64
+	// Files of the host's own configuration that change with the confirmation.
+	Files  []string
 	DryRun bool
 	// Document after the change.
 	Document spec.Document
@@ -35,6 +39,11 @@ type Options struct {
 	DryRun bool
 	// CutGuests allows a change that takes guests' network away.
 	CutGuests bool
+	// Within is how long a person has to confirm a change that puts the host's own
+	// connections at risk; 0 takes a minute.
+	Within time.Duration
+	// Who asks, in words.
+	Who string
 }
 
 // CutError refuses a change that would take the network from guests.

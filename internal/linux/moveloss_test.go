@@ -42,20 +42,12 @@ func (m moves) traffic(t *testing.T, packets int) *traffic {
 	} {
 		go func() { tr.streams <- stream(ctx, way.at, way.from, way.to) }()
 	}
-	ways := []struct {
+	for _, way := range []struct {
 		from *nettest.Node
 		to   string
 	}{
 		{m.lan.Machine, nettest.HostA4}, {m.lan.Machine, nettest.HostA6}, {m.lan.HostA, nettest.Beyond4}, {m.lan.HostA, nettest.Beyond6},
-	}
-	for _, way := range ways {
-		// Who speaks to a neighbour for the first time just now has to ask again,
-		// a second later: not what is looked at here.
-		if _, err := way.from.Run(ctx, "ping", "-c", "1", "-w", "10", way.to); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, way := range ways {
+	} {
 		p, err := way.from.Ping(ctx, netip.MustParseAddr(way.to), packets, time.Millisecond)
 		if err != nil {
 			t.Fatal(err)

@@ -36,25 +36,19 @@ type LostPing struct {
 	Refused error
 }
 
-// String is one line, with the first rows of lost ones and their moments.
+// String is one line, with the first of the lost.
 func (p Pings) String() string {
 	text := fmt.Sprintf("%s to %s: %d of %d lost", p.From, p.To, len(p.Lost), p.Sent)
 	if p.Overflowed > 0 {
 		text += fmt.Sprintf(" (%d of them by the pinging program)", p.Overflowed)
 	}
-	rows := 0
-	for first := 0; first < len(p.Lost); rows++ {
-		end := first + 1
-		for end < len(p.Lost) && p.Lost[end].Number == p.Lost[end-1].Number+1 {
-			end++
+	for i, l := range p.Lost {
+		if i == 10 {
+			return text + " …"
 		}
-		a, z := p.Lost[first], p.Lost[end-1]
-		if first = end; rows > 9 {
-			continue
-		}
-		text += fmt.Sprintf("; no. %d–%d, %.6f–%.6f", a.Number, z.Number, a.At.Seconds(), z.At.Seconds())
-		if a.Refused != nil {
-			text += ", not sent: " + a.Refused.Error()
+		text += fmt.Sprintf("; no. %d at %.6f", l.Number, l.At.Seconds())
+		if l.Refused != nil {
+			text += " not sent: " + l.Refused.Error()
 		}
 	}
 	return text + fmt.Sprintf("; at most %s between two", p.Longest.Round(100*time.Microsecond))

@@ -2,11 +2,14 @@ package rest
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"net/http"
-	"strconv"
 	"time"
 
 	"drawbridge/internal/api"
+	"drawbridge/internal/engine"
+	"drawbridge/internal/txn"
 )
 
 // Identified is for calls about one change.
@@ -15,27 +18,20 @@ type Identified struct {
 }
 
 func (s *Server) registerChanges() {
-	handle(s, s.operation("list-changes", http.MethodGet, "/changes", "Changes that are not finished: pending, being taken back, or stuck"),
-		func(ctx context.Context, _ *struct{}) ([]api.Change, error) {
-			v, err := s.Engine.View(ctx)
-			if err != nil {
-				return nil, err
-			}
-			return s.pending(v), nil
-		})
-	handle(s, s.operation("get-change", http.MethodGet, "/changes/{id}", "One change that is not finished"),
+	handle(s, s.operation("list-changes", http.MethodGet, "/changes", "Changes that are not finished: under way, waiting for a person, being taken back, or stuck"),
+		func(context.Context, *struct{}) ([]api.Change, error) { return s.unfinished(s.Engine.Changes()), nil })
+	handle(s, s.operation("get-change", http.MethodGet, "/changes/{id}", "One change: not finished, or one of the last that a person had to decide on"),
 		func(ctx context.Context, in *Identified) (api.Change, error) {
-			v, err := s.Engine.View(ctx)
+			t, err := s.Engine.Change(in.ID)
+			if over, ok := errors.AsType[*engine.OverError](err); ok {
+				return overOf(over.Ended), nil
+			}
 			if err != nil {
 				return api.Change{}, err
 			}
-			for _, c := range s.pending(v) {
-				if c.ID == in.ID {
-					return c, nil
-				}
-			}
-			return api.Change{}, newProblem(http.StatusNotFound, api.CodeNotFound,
-				"change "+strconv.Quote(in.ID)+" is not pending: it is finished, taken back, or never was")
+			out := pendingOf(t, s.Boottime())
+			out.Files = list(s.Engine.Files(ctx, t))
+			return out, nil
 		})
 	handleNothing(s, s.operation("confirm-change", http.MethodPost, "/changes/{id}/confirm", "Keep a pending change"),
 		func(ctx context.Context, in *Identified) error { return s.Engine.Confirm(ctx, in.ID) })
@@ -49,4 +45,20 @@ func (s *Server) registerChanges() {
 		func(ctx context.Context, in *extend) error {
 			return s.Engine.Extend(ctx, in.ID, time.Duration(in.Body.Seconds)*time.Second)
 		})
+}
+
+// sayPending tells with every answer that a decision is waited for, so that
+// every face can show it whatever was asked.
+func (s *Server) sayPending(w http.ResponseWriter) {
+	for _, t := range s.Engine.Changes() {
+		if t.Within == 0 && t.Phase != txn.Stuck {
+			continue // over in a moment
+		}
+		raw, err := json.Marshal(api.Pending{
+			ID: t.ID, Title: t.Title, Phase: string(t.Phase), DeadlineSecs: leftOf(t.Phase, t.Deadline, s.Boottime()),
+		})
+		if err == nil {
+			w.Header().Set(api.PendingHeader, string(raw))
+		}
+	}
 }

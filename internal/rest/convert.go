@@ -2,6 +2,7 @@ package rest
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -22,10 +23,28 @@ func list[T any](in []T) []T {
 	return in
 }
 
-func changeOf(r engine.Result) api.Change {
+func changeOf(r engine.Result, boottime int64) api.Change {
 	return api.Change{
 		ID: r.ID, Title: r.Title, Phase: string(r.Phase), DryRun: r.DryRun, NothingToDo: len(r.Steps) == 0 && r.ID == "",
 		Risk: cmp.Or(string(r.Risk), string(plan.RiskNone)), Steps: stepsOf(r.Steps), Cuts: list(r.Cuts), Notes: list(r.Notes),
+		Files: list(r.Files), DeadlineSecs: leftOf(r.Phase, r.Deadline, boottime),
+	}
+}
+
+// leftOf is how many seconds a person has to decide, nil if nobody is waited for.
+func leftOf(phase txn.Phase, deadline, boottime int64) *int {
+	if phase != txn.Waiting {
+		return nil
+	}
+	left := int((max(0, deadline-boottime) + int64(time.Second) - 1) / int64(time.Second))
+	return &left
+}
+
+// overOf is what is known of a change that is over.
+func overOf(t txn.Ended) api.Change {
+	return api.Change{
+		ID: t.ID, Title: t.Title, Phase: string(t.Phase), Who: t.Who, Problem: t.Problem, Risk: string(plan.RiskHost),
+		Steps: []api.Step{}, Cuts: []string{}, Notes: []string{}, Files: []string{}, Left: []api.Step{},
 	}
 }
 
@@ -41,14 +60,13 @@ func stepsOf(steps []plan.Step) []api.Step {
 // pendingOf is a change that is not finished; boottime is now, in nanoseconds.
 func pendingOf(t txn.Txn, boottime int64) api.Change {
 	out := api.Change{
-		ID: t.ID, Title: t.Title, Phase: string(t.Phase), Risk: string(plan.RiskNone), Steps: stepsOf(t.Steps),
-		Cuts: []string{}, Notes: []string{}, Problem: t.Problem,
+		ID: t.ID, Title: t.Title, Phase: string(t.Phase), Risk: string(plan.RiskNone), Steps: stepsOf(slices.Concat(t.Steps, t.After)),
+		Cuts: []string{}, Notes: []string{}, Files: []string{}, Problem: t.Problem, Who: t.Who, Left: stepsOf(t.Left),
+		DeadlineSecs: leftOf(t.Phase, t.Deadline, boottime),
 	}
-	if t.Deadline != 0 {
+	if t.Within != 0 {
 		// Only changes that put the host at risk wait for a person.
 		out.Risk = string(plan.RiskHost)
-		left := int(max(0, t.Deadline-boottime) / int64(time.Second))
-		out.DeadlineSecs = &left
 	}
 	return out
 }
@@ -159,6 +177,10 @@ func topologyOf(v engine.View) api.Topology {
 	}
 	g := topology.Build(in)
 	out := api.Topology{Nodes: []api.Node{}, Edges: []api.Edge{}, Text: g.Text()}
+	for _, t := range v.Changes {
+		// The picture is of how it is just now.
+		out.Text += fmt.Sprintf("change %s (%s) is %s\n", t.ID, t.Title, t.Phase)
+	}
 	for _, n := range g.Nodes {
 		out.Nodes = append(out.Nodes, api.Node{
 			ID: n.ID, Kind: string(n.Kind), Name: n.Name, Addresses: list(n.Addresses), MAC: n.MAC, Network: n.Network,

@@ -162,6 +162,20 @@ func (f *fakeEngine) decide(what string) error {
 	return f.fail
 }
 
+func (f *fakeEngine) Changes() []txn.Txn { return f.view.Changes }
+func (f *fakeEngine) Files(context.Context, txn.Txn) []string {
+	return []string{"/etc/network/interfaces"}
+}
+
+func (f *fakeEngine) Change(id string) (txn.Txn, error) {
+	for _, t := range f.view.Changes {
+		if t.ID == id {
+			return t, nil
+		}
+	}
+	return txn.Txn{}, fmt.Errorf("change %q: %w", id, spec.ErrNotFound)
+}
+
 func (f *fakeEngine) Confirm(_ context.Context, id string) error { return f.decide("confirm " + id) }
 func (f *fakeEngine) Cancel(_ context.Context, id string) error  { return f.decide("cancel " + id) }
 func (f *fakeEngine) Extend(_ context.Context, id string, by time.Duration) error {

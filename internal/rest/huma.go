@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -21,10 +22,13 @@ type answer[T any] struct{ Body T }
 type Changing struct {
 	DryRun    bool `query:"dry_run" doc:"Plan, and change nothing"`
 	CutGuests bool `query:"cut_guests" doc:"Go on even if guests lose their network by it"`
+	Within    int  `query:"confirm_within" minimum:"0" maximum:"3600" doc:"Seconds until a change that puts the host's own connections at risk is taken back unless it is confirmed; 0 takes 60"`
 }
 
-func (c Changing) options() engine.Options {
-	return engine.Options{DryRun: c.DryRun, CutGuests: c.CutGuests}
+func (c Changing) options(ctx context.Context) engine.Options {
+	return engine.Options{
+		DryRun: c.DryRun, CutGuests: c.CutGuests, Within: time.Duration(c.Within) * time.Second, Who: callerOf(ctx).name,
+	}
 }
 
 func (s *Server) humaConfig() huma.Config {
@@ -113,7 +117,7 @@ func (s *Server) failed(ctx context.Context, op huma.Operation, err error) *api.
 
 // do carries out a command and tells what became of it.
 func (s *Server) do(ctx context.Context, c engine.Command, how Changing) (api.Change, error) {
-	return s.done(ctx, func() (engine.Result, error) { return s.Engine.Do(ctx, c, how.options()) })
+	return s.done(ctx, func() (engine.Result, error) { return s.Engine.Do(ctx, c, how.options(ctx)) })
 }
 
 // done carries out a change and tells of it.
@@ -123,7 +127,7 @@ func (s *Server) done(ctx context.Context, change func() (engine.Result, error))
 	if err != nil {
 		return api.Change{}, err
 	}
-	out := changeOf(res)
+	out := changeOf(res, s.Boottime())
 	out.DurationMS = float64(s.Now().Sub(began).Microseconds()) / 1000
 	if !res.DryRun && res.ID != "" {
 		s.Log.Info("changed", "title", res.Title, "change", res.ID, "phase", res.Phase, "steps", len(res.Steps),

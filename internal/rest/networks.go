@@ -9,6 +9,7 @@ import (
 	"drawbridge/internal/api"
 	"drawbridge/internal/engine"
 	"drawbridge/internal/spec"
+	"drawbridge/internal/txn"
 )
 
 // Named, and the other parameters that calls share, are exported because the
@@ -47,7 +48,7 @@ func (s *Server) status(ctx context.Context) (api.Status, error) {
 		Version: s.Version, PID: os.Getpid(), Started: s.started.UTC(), UptimeSecs: int64(s.Now().Sub(s.started).Seconds()),
 		ServicesPID: s.ServicesPID(), Revision: v.Document.Revision, Repairs: v.Repairs,
 		Networks: networksOf(v), Ports: len(v.Ports), Leases: len(v.Leases),
-		Problems: list(v.Problems), Changes: s.pending(v),
+		Problems: list(v.Problems), Changes: s.unfinished(v.Changes),
 	}
 	for _, n := range out.Networks {
 		for _, p := range n.Problems {
@@ -57,9 +58,9 @@ func (s *Server) status(ctx context.Context) (api.Status, error) {
 	return out, nil
 }
 
-func (s *Server) pending(v engine.View) []api.Change {
+func (s *Server) unfinished(changes []txn.Txn) []api.Change {
 	out := []api.Change{}
-	for _, t := range v.Changes {
+	for _, t := range changes {
 		out = append(out, pendingOf(t, s.Boottime()))
 	}
 	return out

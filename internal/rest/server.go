@@ -32,6 +32,7 @@ import (
 	"drawbridge/internal/api"
 	"drawbridge/internal/engine"
 	"drawbridge/internal/spec"
+	"drawbridge/internal/txn"
 )
 
 // Engine is what the face needs of the engine; *engine.Engine has it.
@@ -45,6 +46,12 @@ type Engine interface {
 	OpenPort(ctx context.Context, r engine.PortRequest) (engine.Port, []*os.File, []*os.File, error)
 	AttachPort(ctx context.Context, r engine.PortRequest) (engine.Port, error)
 	DetachPort(ctx context.Context, tap string) error
+	// Changes lists those that are not finished, without waiting for one that is
+	// carried out just now; Change finds one, also among the last that are over;
+	// Files are those of the host that it changes with its confirmation.
+	Changes() []txn.Txn
+	Change(id string) (txn.Txn, error)
+	Files(ctx context.Context, t txn.Txn) []string
 	Confirm(ctx context.Context, id string) error
 	Cancel(ctx context.Context, id string) error
 	Extend(ctx context.Context, id string, by time.Duration) error
@@ -215,6 +222,7 @@ func (s *Server) outermost(next http.Handler) http.Handler {
 			s.refuse(w, r, err)
 			return
 		}
+		s.sayPending(w)
 		ctx := context.WithValue(r.Context(), callerKey{}, caller)
 		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, requestKey{}, id)))
 	})

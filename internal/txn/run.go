@@ -41,6 +41,9 @@ type Runner struct {
 	// Guard stands by while a change waits for a person; without one, such
 	// changes are refused.
 	Guard Guard
+	// Probe, if given, looks for what cannot be seen of a change that waits for a
+	// person: whether what answered before answers again. It may take a while.
+	Probe func(context.Context, Txn) error
 	// Entered, if given, is told of every phase that a change enters.
 	Entered func(Txn)
 }
@@ -134,7 +137,10 @@ func (r *Runner) act(ctx context.Context, t Txn) (Txn, error) {
 	}
 	t.Phase = Verifying
 	r.entered(t)
-	return t, r.verify(ctx, t)
+	if err := r.verify(ctx, t); err != nil || t.Within == 0 || r.Probe == nil {
+		return t, err
+	}
+	return t, r.Probe(ctx, t)
 }
 
 func (r *Runner) verify(ctx context.Context, t Txn) error {

@@ -7,6 +7,8 @@
 //	daemon start [ARGS]   start the daemon and wait until it answers
 //	daemon stop           end it politely and wait
 //	daemon kill           end it with SIGKILL and wait
+//	daemon freeze         stop it where it is (SIGSTOP), as if it hung
+//	daemon ended          wait until somebody else ended it
 //	db ARGS               run the client
 //	host CMD ARGS         run any command on the host
 //	lan CMD ARGS          run any command on the machine beside it
@@ -54,6 +56,10 @@ func TestMain(m *testing.M) {
 	}
 	// The guest services run as nobody and execute the binary.
 	if err := os.Chmod(dir, 0o755); err != nil {
+		panic(err)
+	}
+	// For what scripts run on the host.
+	if err := os.Setenv("DRAWBRIDGE", program); err != nil {
 		panic(err)
 	}
 	code := m.Run()
@@ -222,17 +228,18 @@ func cmdWithin(ts *testscript.TestScript, neg bool, args []string) {
 func cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 	w := of(ts)
 	if len(args) == 0 {
-		ts.Fatalf("usage: daemon start|stop|kill")
+		ts.Fatalf("usage: daemon start|stop|kill|freeze|ended")
 	}
 	switch args[0] {
 	case "start":
 		w.start(ts, args[1:])
-	case "stop", "kill":
+	case "stop", "kill", "ended":
 		if w.daemon == nil {
 			ts.Fatalf("no daemon runs")
 		}
-		sig := map[string]syscall.Signal{"stop": syscall.SIGTERM, "kill": syscall.SIGKILL}[args[0]]
-		ts.Check(w.daemon.Process.Signal(sig))
+		if sig, ours := map[string]syscall.Signal{"stop": syscall.SIGTERM, "kill": syscall.SIGKILL}[args[0]]; ours {
+			ts.Check(w.daemon.Process.Signal(sig))
+		}
 		select {
 		case err := <-w.ended:
 			if args[0] == "stop" {
@@ -242,8 +249,10 @@ func cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("the daemon did not end")
 		}
 		w.daemon = nil
+	case "freeze":
+		ts.Check(w.daemon.Process.Signal(syscall.SIGSTOP))
 	default:
-		ts.Fatalf("daemon %q: start, stop or kill", args[0])
+		ts.Fatalf("daemon %q: start, stop, kill, freeze or ended", args[0])
 	}
 }
 

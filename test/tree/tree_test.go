@@ -41,6 +41,7 @@ var (
 		"ra":       {ours: []string{"host", "plan"}, theirs: []string{"github.com/mdlayher/ndp", "golang.org/x/sys", "golang.org/x/net"}},
 		"dns":      {ours: []string{"host", "plan"}, theirs: []string{"github.com/miekg/dns", "golang.org/x/net", "golang.org/x/sys"}},
 		"services": {ours: []string{"host", "plan", "dhcp", "dns", "ra"}, theirs: []string{"golang.org/x/sys"}},
+		"guard":    {ours: []string{"txn"}, theirs: []string{"golang.org/x/sys"}},
 		"store":    {ours: []string{"spec", "host", "txn"}, theirs: []string{"go.etcd.io/bbolt"}},
 		"api":      {theirs: []string{"golang.org/x/sys", "go.yaml.in/yaml"}},
 		"rest":     {ours: []string{"spec", "host", "plan", "txn", "engine", "api", "topology"}, theirs: []string{"github.com/danielgtaylor/huma", "go.yaml.in/yaml", "golang.org/x/sys"}},

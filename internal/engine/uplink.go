@@ -1,0 +1,118 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"strings"
+
+	"drawbridge/internal/host"
+	"drawbridge/internal/plan"
+	"drawbridge/internal/render"
+	"drawbridge/internal/spec"
+	"drawbridge/internal/txn"
+)
+
+// findManager asks who manages the uplinks that are to be moved.
+func (e *Engine) findManager(ctx context.Context, facts *render.Facts, doc spec.Document) ([]render.Note, error) {
+	if e.Manager == nil {
+		return nil, nil
+	}
+	var notes []render.Note
+	for name := range facts.Moving {
+		n := doc.Networks[name]
+		if n.Adopt || len(n.Uplinks) == 0 {
+			continue
+		}
+		manager, remarks, err := e.Manager.Of(ctx, n.Uplinks[0])
+		if err != nil {
+			return nil, fmt.Errorf("uplink %s: %w", n.Uplinks[0], err)
+		}
+		facts.Manager = manager
+		for _, r := range remarks {
+			notes = append(notes, render.Note(r))
+		}
+	}
+	return notes, nil
+}
+
+// probe is what of a change cannot be seen at once: the host's own manager has
+// clients that must have got their lease on the bridge.
+func (e *Engine) probe(ctx context.Context, t txn.Txn) error {
+	for _, s := range t.Steps {
+		if p, ok := s.After.(host.Profile); ok && p.Stage == host.Runtime && e.Manager != nil {
+			if err := e.Manager.Verify(ctx, p.Bridge); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// fence keeps a plan away from what it must not touch: what an unfinished change
+// is about, and what the host's own manager was told of a bridge, unless just
+// that bridge comes or goes. What is beyond stays as it is, and ours if it is.
+type fence struct {
+	beyond  map[host.Key]bool
+	turning map[string]bool
+}
+
+func (e *Engine) within(doc spec.Document, facts render.Facts) fence {
+	f := fence{e.open.touched(), map[string]bool{}}
+	for name := range facts.Moving {
+		f.turning[doc.Networks[name].Bridge] = true
+	}
+	for _, n := range facts.Leaving {
+		f.turning[n.Bridge] = true
+	}
+	return f
+}
+
+func (f fence) out(k host.Key) bool {
+	if k.Kind == host.KindProfile {
+		_, bridge, _ := strings.Cut(k.Name, " ")
+		return !f.turning[bridge] || f.beyond[k]
+	}
+	return f.beyond[k]
+}
+
+// make is plan.Make inside of the fence.
+func (f fence) make(wish host.Wish, had host.Ledger, seen host.State) (plan.Plan, error) {
+	drop := func(k host.Key, _ host.Resource) bool { return f.out(k) }
+	maps.DeleteFunc(wish.Present, drop)
+	maps.DeleteFunc(wish.Given, drop)
+	maps.DeleteFunc(wish.Absent, func(k host.Key, _ bool) bool { return f.out(k) })
+	kept := host.Ledger{}
+	for k, claim := range had {
+		if f.out(k) {
+			kept[k] = claim
+			delete(had, k)
+		}
+	}
+	if len(f.beyond) > 0 {
+		seen = maps.Clone(seen)
+		maps.DeleteFunc(seen, drop)
+	}
+	p, err := plan.Make(wish, had, seen)
+	if err == nil {
+		maps.Copy(p.Ledger, kept)
+	}
+	return p, err
+}
+
+// Files lists the files of the host's own configuration that a change will
+// change once it is confirmed.
+func (e *Engine) Files(ctx context.Context, t txn.Txn) []string { return e.files(ctx, t.After) }
+
+func (e *Engine) files(ctx context.Context, steps []plan.Step) []string {
+	if e.Manager == nil {
+		return nil
+	}
+	var files []string
+	for _, s := range steps {
+		if p, ok := s.After.(host.Profile); ok && p.Stage == host.Permanent {
+			files = append(files, e.Manager.Files(ctx, p)...)
+		}
+	}
+	return files
+}
