@@ -55,36 +55,10 @@ func sameNeeds(a, b spec.Network) bool {
 	return slices.Equal(render.ForwardNeeds(a), render.ForwardNeeds(b))
 }
 
-// diffForwards walks two ordered lists side by side.
 func diffForwards(n spec.Network, old []spec.Forward) []doorChange {
-	if len(old) == len(n.Forwards) && (len(old) == 0 || &old[0] == &n.Forwards[0]) {
-		return nil
-	}
 	var all []doorChange
-	i, k := 0, 0
-	for i < len(old) || k < len(n.Forwards) {
-		order := 0
-		switch {
-		case i == len(old):
-			order = 1
-		case k == len(n.Forwards):
-			order = -1
-		default:
-			order = old[i].Compare(n.Forwards[k])
-		}
-		switch {
-		case order < 0:
-			all = append(all, doorChange{network: n, old: &old[i]})
-			i++
-		case order > 0:
-			all = append(all, doorChange{network: n, new: &n.Forwards[k]})
-			k++
-		default:
-			if !old[i].Equal(n.Forwards[k]) {
-				all = append(all, doorChange{network: n, old: &old[i], new: &n.Forwards[k]})
-			}
-			i, k = i+1, k+1
-		}
+	for old, now := range spec.ForwardChanges(old, n.Forwards) {
+		all = append(all, doorChange{network: n, old: old, new: now})
 	}
 	return all
 }

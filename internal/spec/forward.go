@@ -3,6 +3,7 @@ package spec
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -296,6 +297,47 @@ func (n Network) WithoutForward(f Forward) Network {
 	}
 	n.Forwards = slices.Concat(n.Forwards[:at], n.Forwards[at+1:])
 	return n
+}
+
+// ForwardChanges lists what differs between two lists in the order of Compare:
+// old is nil for a forward that is new, now for one that is gone. The lists are
+// not changed, and what is yielded points into them.
+func ForwardChanges(had, want []Forward) iter.Seq2[*Forward, *Forward] {
+	return func(yield func(old, now *Forward) bool) {
+		if len(had) == len(want) && (len(had) == 0 || &had[0] == &want[0]) {
+			return
+		}
+		for i, k := 0, 0; i < len(had) || k < len(want); {
+			var old, now *Forward
+			switch {
+			case i == len(had):
+				now = &want[k]
+			case k == len(want):
+				old = &had[i]
+			default:
+				if order := had[i].Compare(want[k]); order <= 0 {
+					old = &had[i]
+					if order == 0 {
+						now = &want[k]
+					}
+				} else {
+					now = &want[k]
+				}
+			}
+			if old != nil {
+				i++
+			}
+			if now != nil {
+				k++
+			}
+			if old != nil && now != nil && old.Equal(*now) {
+				continue
+			}
+			if !yield(old, now) {
+				return
+			}
+		}
+	}
 }
 
 func equalForwards(a, b []Forward) bool {

@@ -5,12 +5,12 @@
 // It owns the files, their lock and their durability. It does not know what the
 // things in them mean.
 //
-// Start reading at Open below; ports.go has the run directory.
+// Start reading at Open below; journal.go has the changes and their commit point,
+// document.go the records of the document, ports.go the run directory.
 package store
 
 import (
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -23,14 +23,16 @@ import (
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/spec"
-	"drawbridge/internal/txn"
 )
 
 // File is the name of the database in the state directory.
 const File = "state.db"
 
 var (
+	// Networks are stored without their forwards, which have records of their own:
+	// changing one of thirty thousand writes one.
 	bucketNetworks = []byte("networks")
+	bucketForwards = []byte("forwards")
 	bucketLedger   = []byte("ledger")
 	bucketJournal  = []byte("journal")
 	bucketMeta     = []byte("meta")
@@ -39,8 +41,10 @@ var (
 	keyFormat      = []byte("format")
 )
 
-// format is the version of the layout; an older program refuses a newer one.
-const format = 1
+// format is the version of the layout; an older program refuses a newer one. In
+// format 1 networks had their forwards in them, and entries of the journal had
+// the whole document.
+const format = 2
 
 // LockedError says that another process works on the same state directory.
 type LockedError struct{ Path string }
@@ -83,7 +87,7 @@ func Open(dir string) (s *Store, err error) {
 	// SetPanicOnFault makes a panic that damaged turns into an error.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	_, statErr := os.Stat(path)
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 200 * time.Millisecond, FreelistType: bbolt.FreelistMapType})
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 200 * time.Millisecond, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true})
 	switch {
 	case errors.Is(err, bbolt.ErrTimeout):
 		return nil, &LockedError{path}
@@ -115,23 +119,26 @@ func (s *Store) load(path string) error {
 		return &CorruptError{path, err}
 	}
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range [][]byte{bucketNetworks, bucketLedger, bucketJournal, bucketMeta, bucketEnded} {
+		for _, b := range [][]byte{bucketNetworks, bucketForwards, bucketLedger, bucketJournal, bucketMeta, bucketEnded} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}
 		}
-		meta := tx.Bucket(bucketMeta)
-		if v := meta.Get(keyFormat); v == nil {
-			return meta.Put(keyFormat, number(format))
-		} else if got := toNumber(v); got > format {
+		switch got := toNumber(tx.Bucket(bucketMeta).Get(keyFormat)); {
+		case got > format:
 			return fmt.Errorf("it was written by a newer drawbridge (format %d, this one knows %d)", got, format)
+		case got < format:
+			return convert(tx)
 		}
 		return nil
 	})
 	if err != nil {
 		return &CorruptError{path, err}
 	}
-	if err := s.db.View(s.read); err != nil {
+	if err := s.db.View(func(tx *bbolt.Tx) (err error) {
+		s.saved, s.ledger, err = read(tx)
+		return err
+	}); err != nil {
 		return &CorruptError{path, err}
 	}
 	return nil
@@ -150,32 +157,6 @@ func (s *Store) check() error {
 	})
 }
 
-func (s *Store) read(tx *bbolt.Tx) error {
-	s.saved = spec.Document{Networks: map[spec.NetworkName]spec.Network{}}
-	s.ledger = host.Ledger{}
-	s.saved.Revision = toNumber(tx.Bucket(bucketMeta).Get(keyRevision))
-	err := tx.Bucket(bucketNetworks).ForEach(func(k, v []byte) error {
-		var n spec.Network
-		if err := json.Unmarshal(v, &n); err != nil {
-			return fmt.Errorf("network %q: %w", k, err)
-		}
-		s.saved.Networks[spec.NetworkName(k)] = n
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return tx.Bucket(bucketLedger).ForEach(func(k, v []byte) error {
-		var key host.Key
-		var claim host.Claim
-		if err := errors.Join(key.UnmarshalText(k), json.Unmarshal(v, &claim)); err != nil {
-			return fmt.Errorf("ledger entry %q: %w", k, err)
-		}
-		s.ledger[key] = claim
-		return nil
-	})
-}
-
 // Close releases the files.
 func (s *Store) Close() error { return s.db.Close() }
 
@@ -189,123 +170,19 @@ func (s *Store) Document() spec.Document {
 	return s.saved.Clone()
 }
 
+// committed are document and ledger as they are, for reading only: a commit
+// replaces them and does not change them.
+func (s *Store) committed() (spec.Document, host.Ledger) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.saved, s.ledger
+}
+
 // Ledger returns the committed ledger.
 func (s *Store) Ledger() host.Ledger {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ledger.Clone()
-}
-
-// Save writes an unfinished change.
-func (s *Store) Save(t txn.Txn) error {
-	b, err := json.Marshal(t)
-	if err != nil {
-		return fmt.Errorf("encode change %s: %w", t.ID, err)
-	}
-	return s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(bucketJournal).Put([]byte(t.ID), b) })
-}
-
-// End forgets a change, and remembers how it ended if a person had to decide.
-func (s *Store) End(t txn.Txn) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
-		if err := tx.Bucket(bucketJournal).Delete([]byte(t.ID)); err != nil {
-			return err
-		}
-		return ended(tx, t)
-	})
-}
-
-// Load lists the unfinished changes, oldest id first.
-func (s *Store) Load() ([]txn.Txn, error) {
-	var all []txn.Txn
-	err := s.db.View(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketJournal).ForEach(func(k, v []byte) error {
-			var t txn.Txn
-			if err := json.Unmarshal(v, &t); err != nil {
-				return fmt.Errorf("journal entry %q: %w", k, err)
-			}
-			all = append(all, t)
-			return nil
-		})
-	})
-	return all, err
-}
-
-// Commit stores document and ledger of a change and forgets the change, in one
-// transaction of the database. One with steps for afterwards stays as confirmed.
-func (s *Store) Commit(t txn.Txn) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	doc := t.Doc.Clone()
-	doc.Revision = s.saved.Revision + 1
-	err := s.db.Update(func(tx *bbolt.Tx) error {
-		if err := s.writeDocument(tx, doc); err != nil {
-			return err
-		}
-		if err := s.writeLedger(tx, t.Ledger); err != nil {
-			return err
-		}
-		if len(t.After) > 0 {
-			return put(tx.Bucket(bucketJournal), t.ID, t)
-		}
-		if err := tx.Bucket(bucketJournal).Delete([]byte(t.ID)); err != nil {
-			return err
-		}
-		return ended(tx, t)
-	})
-	if err != nil {
-		return err
-	}
-	s.saved, s.ledger = doc, t.Ledger.Clone()
-	return nil
-}
-
-func (s *Store) writeDocument(tx *bbolt.Tx, doc spec.Document) error {
-	networks := tx.Bucket(bucketNetworks)
-	for name, n := range doc.Networks {
-		if old, ok := s.saved.Networks[name]; ok && old.Equal(n) {
-			continue
-		}
-		b, err := json.Marshal(n)
-		if err != nil {
-			return fmt.Errorf("encode network %q: %w", name, err)
-		}
-		if err := networks.Put([]byte(name), b); err != nil {
-			return err
-		}
-	}
-	for name := range s.saved.Networks {
-		if _, stays := doc.Networks[name]; !stays {
-			if err := networks.Delete([]byte(name)); err != nil {
-				return err
-			}
-		}
-	}
-	return tx.Bucket(bucketMeta).Put(keyRevision, number(doc.Revision))
-}
-
-func (s *Store) writeLedger(tx *bbolt.Tx, ledger host.Ledger) error {
-	b := tx.Bucket(bucketLedger)
-	for key, claim := range ledger {
-		if old, ok := s.ledger[key]; ok && old == claim {
-			continue
-		}
-		v, err := json.Marshal(claim)
-		if err != nil {
-			return fmt.Errorf("encode claim to %s: %w", key, err)
-		}
-		if err := b.Put([]byte(key.String()), v); err != nil {
-			return err
-		}
-	}
-	for key := range s.ledger {
-		if _, stays := ledger[key]; !stays {
-			if err := b.Delete([]byte(key.String())); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
