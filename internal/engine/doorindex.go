@@ -14,6 +14,8 @@ import (
 // listens on the one address before what listens on every address, ports before
 // whole addresses.
 type doorIndex struct {
+	// doc is what the index was made of.
+	doc    spec.Document
 	single map[doorKey]*door
 	// ranges of one protocol and address, by first port; they do not overlap.
 	ranges map[doorKey][]*door
@@ -36,26 +38,59 @@ type door struct {
 
 func newDoorIndex(doc spec.Document) *doorIndex {
 	ix := &doorIndex{single: map[doorKey]*door{}, ranges: map[doorKey][]*door{}, whole: map[netip.Addr]*door{}}
-	for name, n := range doc.Networks {
-		for _, f := range n.Forwards {
-			d := &door{network: name, Forward: f, key: f.Key()}
-			at := doorKey{f.Proto, f.Listen, 0}
-			switch {
-			case f.Proto == spec.ProtoAll:
-				ix.whole[f.Listen] = d
-			case f.First == f.Last:
-				at.port = f.First
-				ix.single[at] = d
-			default:
-				ix.ranges[at] = append(ix.ranges[at], d)
+	ix.turn(doc)
+	return ix
+}
+
+// turn makes the index that of another document, by what differs.
+func (ix *doorIndex) turn(doc spec.Document) {
+	for name, had := range ix.doc.Networks {
+		for old := range spec.ForwardChanges(had.Forwards, doc.Networks[name].Forwards) {
+			if old != nil {
+				ix.drop(*old)
 			}
 		}
 	}
-	for _, list := range ix.ranges {
-		slices.SortFunc(list, func(a, b *door) int { return cmp.Compare(a.First, b.First) })
+	for name, n := range doc.Networks {
+		for _, now := range spec.ForwardChanges(ix.doc.Networks[name].Forwards, n.Forwards) {
+			if now != nil {
+				ix.put(&door{network: name, Forward: *now, key: now.Key()})
+			}
+		}
 	}
-	return ix
+	ix.doc = doc
 }
+
+func (ix *doorIndex) put(d *door) {
+	at := doorKey{d.Proto, d.Listen, 0}
+	switch {
+	case d.Proto == spec.ProtoAll:
+		ix.whole[d.Listen] = d
+	case d.First == d.Last:
+		at.port = d.First
+		ix.single[at] = d
+	default:
+		i, _ := slices.BinarySearchFunc(ix.ranges[at], d.First, byFirst)
+		ix.ranges[at] = slices.Insert(ix.ranges[at], i, d)
+	}
+}
+
+func (ix *doorIndex) drop(f spec.Forward) {
+	at := doorKey{f.Proto, f.Listen, 0}
+	switch {
+	case f.Proto == spec.ProtoAll:
+		delete(ix.whole, f.Listen)
+	case f.First == f.Last:
+		at.port = f.First
+		delete(ix.single, at)
+	default:
+		if i, ok := slices.BinarySearchFunc(ix.ranges[at], f.First, byFirst); ok {
+			ix.ranges[at] = slices.Delete(ix.ranges[at], i, i+1)
+		}
+	}
+}
+
+func byFirst(d *door, port uint16) int { return cmp.Compare(d.First, port) }
 
 // protoNames are the protocols with ports, by IANA's numbers.
 var protoNames = map[uint8]spec.Proto{6: spec.TCP, 17: spec.UDP, 132: spec.SCTP}
@@ -84,7 +119,7 @@ func (ix *doorIndex) at(proto spec.Proto, listen netip.Addr, port uint16) (*door
 		return d, true
 	}
 	list := ix.ranges[doorKey{proto, listen, 0}]
-	i, exact := slices.BinarySearchFunc(list, port, func(d *door, p uint16) int { return cmp.Compare(d.First, p) })
+	i, exact := slices.BinarySearchFunc(list, port, byFirst)
 	if !exact {
 		i--
 	}
@@ -98,27 +133,31 @@ func admits(d *door, from netip.Addr) bool {
 	return len(d.From) == 0 || slices.ContainsFunc(d.From, func(p netip.Prefix) bool { return p.Contains(from) })
 }
 
-// doorIndex is the index of what is committed; it is made when it is first
-// needed after a change.
-func (e *Engine) doorIndex() *doorIndex {
+// findDoor is doorIndex.find for what is committed; the index is made when it is
+// first needed, and follows the document after each change.
+func (e *Engine) findDoor(f Flow) (*door, bool) {
 	e.indexMu.Lock()
 	defer e.indexMu.Unlock()
-	if e.index == nil {
+	switch {
+	case e.index == nil:
 		e.index = newDoorIndex(e.Store.Document())
+	case e.stale:
+		e.index.turn(e.Store.Document())
 	}
-	return e.index
+	e.stale = false
+	return e.index.find(f)
 }
 
 // staleDoors says that the document may have changed.
 func (e *Engine) staleDoors() {
 	e.indexMu.Lock()
 	defer e.indexMu.Unlock()
-	e.index = nil
+	e.stale = true
 }
 
 // DoorOf is the key of the forward that a flow came through.
 func (e *Engine) DoorOf(f Flow) (string, bool) {
-	d, ok := e.doorIndex().find(f)
+	d, ok := e.findDoor(f)
 	if !ok {
 		return "", false
 	}
@@ -144,7 +183,7 @@ func (e *Engine) cutFlows(ctx context.Context, list []spec.Forward) {
 		return addr, ok && e.runs(n) && (d.Until == 0 || d.Until > facts.Now)
 	}
 	strays := func(f Flow) bool {
-		d, open := e.doorIndex().find(f)
+		d, open := e.findDoor(f)
 		if !open {
 			return f.DNAT && e.oursAt(doc, f.ReplySrc.Addr())
 		}

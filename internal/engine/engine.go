@@ -162,9 +162,11 @@ type Engine struct {
 	// leases are those that forwards follow.
 	leases map[leaseKey]Lease
 
-	// index finds the forwards of flows; nil when it has to be made anew.
+	// index finds the forwards of flows; nil until it is first needed, stale when
+	// the document may have changed since.
 	indexMu sync.Mutex
 	index   *doorIndex
+	stale   bool
 
 	watchers watchers
 }

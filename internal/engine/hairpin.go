@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"slices"
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/spec"
@@ -23,13 +22,19 @@ func (e *Engine) hairpins(ctx context.Context, doc spec.Document, seen host.Stat
 		if len(n.Forwards) == 0 || !n.Started {
 			continue
 		}
-		targets := map[string]bool{}
-		for _, f := range n.Forwards {
-			targets[f.Target] = true
-		}
+		// By names: there may be many more forwards than guests.
+		taps := map[string][]string{}
 		for _, p := range e.portsOn(ctx, n, seen) {
-			if slices.ContainsFunc(e.namesOf(n, p), func(name string) bool { return targets[name] }) {
-				ports[p.Tap] = true
+			for _, name := range e.namesOf(n, p) {
+				taps[name] = append(taps[name], p.Tap)
+			}
+		}
+		if len(taps) == 0 {
+			continue
+		}
+		for _, f := range n.Forwards {
+			for _, tap := range taps[f.Target] {
+				ports[tap] = true
 			}
 		}
 	}
@@ -78,8 +83,12 @@ func (e *Engine) namesOf(n spec.Network, p host.Port) []string {
 // reflectsNow adds to a change of forwards the ports whose hairpin mode it needs.
 func (e *Engine) reflectsNow(ctx context.Context, doc spec.Document, changes []doorChange, seen host.State) host.State {
 	goal := host.State{}
+	taps := e.targetTaps(changes)
+	if len(taps) == 0 {
+		return goal
+	}
 	reflects := e.hairpins(ctx, doc, seen)
-	for _, tap := range e.targetTaps(changes) {
+	for _, tap := range taps {
 		if l, there := seen[host.LinkKey(tap)].(host.Link); there && l.Hairpin != reflects[tap] {
 			l.Hairpin = reflects[tap]
 			goal.Add(l)

@@ -55,7 +55,7 @@ func (e *Engine) change(ctx context.Context, title string, had, want spec.Docume
 	done, err := e.carryOut(ctx, title, d, &o)
 	res.ID, res.Phase, res.Deadline = done.ID, done.Phase, done.Deadline
 	// Also when it was taken back: what flowed meanwhile went another way.
-	e.cutFlows(ctx, changedForwards(had, d.doc))
+	e.cutFlows(ctx, changedForwards(had, d.doc, err == nil))
 	e.forgetCounts(had)
 	return res, err
 }
