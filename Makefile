@@ -2,7 +2,7 @@
 # sudo make demo  tell the story with two real guests, in namespaces of its own
 # sudo make test  all tests but those of whole hosts
 # sudo make test-hosts  whole hosts under systemd, in containers; CI runs both
-# make bench      measure beside the peer, write docs/bench.md
+# make bench      measure beside the peer, write docs/bench.md; ONLY=forwards measures that section alone
 # sudo make install | uninstall, make deb
 
 PREFIX  ?= /usr/local
@@ -46,7 +46,7 @@ test-hosts:
 
 bench:
 	@scripts/install-packages build test bench
-	$(GO) run ./test/bench
+	$(GO) run ./test/bench $(if $(ONLY),--only $(ONLY) --out docs/bench.md)
 
 install: build
 	@umask 022; set -e; d='$(DESTDIR)' b=$$(realpath '$(BIN)'); \

@@ -84,6 +84,7 @@ func TestVerdict(t *testing.T) {
 func TestReportHidesNothing(t *testing.T) {
 	r := Report{
 		Facts:  []Fact{{"cores", "2 | of them slow"}},
+		All:    []Group{{Name: "a", Title: "Networks", Method: "As users do."}},
 		Groups: []Group{{Name: "a", Title: "Networks", Method: "As users do."}},
 		Rows: []Row{
 			{Group: "a", Work: "create", Ours: series(Millis, 5), Peer: series(Millis, 100), Target: faster(10)},
@@ -94,7 +95,7 @@ func TestReportHidesNothing(t *testing.T) {
 		Elapsed: 90 * time.Second,
 	}
 	var b strings.Builder
-	if err := r.Write(&b); err != nil {
+	if err := r.Write(&b, ""); err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
@@ -108,11 +109,49 @@ func TestReportHidesNothing(t *testing.T) {
 		"| rows without target | 5 ms | never | – | – |  |\n",
 		"- stop: the kernel's share\n",
 		"- flush was not measured: no nft\n",
-		"| the whole run took | 1m30s |\n",
+		"| it took | 1m30s |\n",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in:\n%s", want, b.String())
 		}
+	}
+}
+
+// TestOneSectionAlone measures one group after another had been measured: what the
+// document says of that one stays, and the summary counts both.
+func TestOneSectionAlone(t *testing.T) {
+	all := []Group{{Name: "a", Title: "Networks", Method: "As users do."}, {Name: "b", Title: "Forwards", Method: "By ports."}, {Name: "c", Title: "Never measured"}}
+	first := Report{
+		Facts: []Fact{{factDate, "Monday"}}, All: all, Groups: all[:1],
+		Rows: []Row{{Group: "a", Work: "stop", Ours: series(Millis, 50), Peer: series(Millis, 100), Target: faster(4), Notes: []string{"the kernel's share"}}},
+	}
+	second := Report{
+		Facts: []Fact{{factDate, "Tuesday"}}, All: all, Groups: all[1:2],
+		Rows: []Row{{Group: "b", Work: "add", Ours: series(Millis, 5), Target: below(30, Millis)}},
+	}
+	old := ""
+	for i, r := range []Report{first, second, second} {
+		var b strings.Builder
+		if err := r.Write(&b, old); err != nil {
+			t.Fatal(err)
+		}
+		if i == 2 && b.String() != old {
+			t.Errorf("writing the same again changed the document:\n%s", b.String())
+		}
+		old = b.String()
+	}
+	for _, want := range []string{
+		"1 of 2 targets are met; short of their target are:\n\n- stop: 50 ms, target 4 × faster: falls short (50 % of it)\n\n## The last run",
+		"\n## Networks\n\nAs users do.\n\nMeasured: date Monday.\n\n| work ", "| stop | 50 ms | 100 ms | 2 × | 4 × faster | **falls short** (50 % of it) |\n\n- stop: the kernel's share\n",
+		"\n## Forwards\n\nBy ports.\n\nMeasured: date Tuesday.\n\n| work ", "| add | 5 ms | – | – | under 30 ms | met |\n",
+		"| measured in it | b |\n",
+	} {
+		if !strings.Contains(old, want) {
+			t.Errorf("no %q in:\n%s", want, old)
+		}
+	}
+	if strings.Count(old, "## ") != 3 {
+		t.Errorf("headings are there twice, or of what was never measured:\n%s", old)
 	}
 }
 

@@ -14,6 +14,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// What each section says of its run.
+const (
+	factDate    = "date"
+	factVersion = "drawbridge"
+	factLoad    = "load average at the start"
+)
+
 // facts says on what and with what is measured. What cannot be found out says so.
 func facts(ctx context.Context, b *Bench) ([]Fact, error) {
 	version := func(pattern, name string, args ...string) string {
@@ -41,13 +48,13 @@ func facts(ctx context.Context, b *Bench) ([]Fact, error) {
 		return nil, err
 	}
 	return []Fact{
-		{"date", time.Now().UTC().Format("2006-01-02 15:04 UTC")},
-		{"drawbridge", version(`(?m)^\S*\s*(\S+)`, b.binary, "version")},
+		{factDate, time.Now().UTC().Format("2006-01-02 15:04 UTC")},
+		{factVersion, version(`(?m)^\S*\s*(\S+)`, b.binary, "version")},
 		{"processor", fmt.Sprintf("%s, %d cores", file("/proc/cpuinfo", `model name\s*: (.*)`), runtime.NumCPU())},
 		{"memory", file("/proc/meminfo", `MemTotal:\s*(.*)`)},
 		{"kernel", unix.ByteSliceToString(uts.Release[:])},
 		{"distribution", file("/etc/os-release", `PRETTY_NAME="(.*)"`)},
-		{"load average at the start", file("/proc/loadavg", `^(\S+ \S+ \S+)`) + " (what else the machine did)"},
+		{factLoad, file("/proc/loadavg", `^(\S+ \S+ \S+)`) + " (what else the machine did)"},
 		{"one durable write of 250 bytes to the disk used", sync.String()},
 		{"libvirtd", version(`(\d\S+)`, "libvirtd", "--version")},
 		{"its firewall", "iptables " + version(`(v.*)`, "iptables", "--version") + " (Debian's default, unless a row says otherwise)"},

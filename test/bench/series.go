@@ -17,6 +17,7 @@ const (
 	MiB     Unit = "MiB"
 	Packets Unit = "packets"
 	Clients Unit = "clients"
+	Bytes   Unit = "bytes"
 )
 
 // more says whether more of it is better.
