@@ -93,11 +93,32 @@ func (f fence) make(wish host.Wish, had host.Ledger, seen host.State) (plan.Plan
 		seen = maps.Clone(seen)
 		maps.DeleteFunc(seen, drop)
 	}
+	// What ends with the boot has to be said again in the next.
+	for k, r := range reservations(kept, seen) {
+		wish.Present[k], had[k] = r, kept[k]
+	}
 	p, err := plan.Make(wish, had, seen)
 	if err == nil {
 		maps.Copy(p.Ledger, kept)
 	}
 	return p, err
+}
+
+// reservations are the profiles by which the host's own manager keeps its hands
+// off bridges that it knows for good, where that is not said in this boot yet.
+func reservations(ours host.Ledger, seen host.State) map[host.Key]host.Profile {
+	missing := map[host.Key]host.Profile{}
+	for k := range ours {
+		stage, bridge, _ := strings.Cut(k.Name, " ")
+		if k.Kind != host.KindProfile || stage != host.Reserved || seen[k] != nil {
+			continue
+		}
+		if p, ok := seen[host.ProfileKey(host.Permanent, bridge)].(host.Profile); ok && p.Manager != "" {
+			p.Stage = host.Reserved
+			missing[k] = p
+		}
+	}
+	return missing
 }
 
 // Files lists the files of the host's own configuration that a change will

@@ -3,7 +3,10 @@ package hostconf
 import (
 	"context"
 	"fmt"
+	"path"
+	"slices"
 	"strings"
+	"time"
 )
 
 // reservation is the files that keep managers' hands off a bridge that is about
@@ -19,13 +22,76 @@ func reservation(t tree, bridge string) []file {
 	return files
 }
 
-// reserve makes running managers read such files.
-func reserve(ctx context.Context, t tree) error {
-	if t.running("systemd-network") {
-		return networkdReload(ctx)
+// reserve makes running managers read such files, if need be: networkd takes links
+// up anew whose files were written anew since it read them, addresses off first,
+// and a "systemctl daemon-reload" writes all of netplan's anew. Then it is waited
+// for, or it would put back, some milliseconds later, what was moved from the link.
+func reserve(ctx context.Context, t tree, link, bridge string) error {
+	if !t.running("systemd-network") || !networkdMayTake(t, bridge) {
+		return nil
 	}
+	if err := networkdReload(ctx); err != nil {
+		return err
+	}
+	if err := networkdCall(ctx, "ListLinks"); err != nil { // what it has begun by now, its state says
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, restPatience)
+	defer cancel()
+	// Where it waits for a router that is not there, it is taken as it is.
+	_ = await(ctx, func() error {
+		if state := linkState(t, link, "ADMIN_STATE"); state == "configuring" || state == "pending" {
+			return fmt.Errorf("systemd-networkd says that %s is %s", link, state)
+		}
+		return nil
+	})
 	return nil
 }
+
+// networkdMayTake says whether one of networkd's files may match a bridge of this
+// name: all do for which the name or kind that they want does not say otherwise
+// (systemd.network(5)).
+func networkdMayTake(t tree, bridge string) bool {
+	byName := map[string]string{}
+	for _, top := range networkdFolders {
+		for _, f := range t.glob(top + "/systemd/network/*.network") {
+			byName[path.Base(f)] = f
+		}
+	}
+	for name, file := range byName {
+		if strings.Contains(name, "-drawbridge") {
+			continue
+		}
+		sections, _, err := networkdSections(t, file)
+		if err != nil {
+			return true
+		}
+		other := false
+		settings(sections, func(sec, key, value string) {
+			switch {
+			case sec != "Match":
+			case key == "Name":
+				other = other || !slices.ContainsFunc(strings.Fields(value), func(pattern string) bool {
+					ok, err := path.Match(pattern, bridge)
+					return ok || err != nil || strings.HasPrefix(pattern, "!")
+				})
+			case key == "Kind":
+				other = other || value != "" && !strings.ContainsAny(value, "*?[!") && !slices.Contains(strings.Fields(value), "bridge")
+			case key == "Type":
+				other = other || value == "wlan" || value == "wwan" || value == "loopback"
+			}
+		})
+		if !other {
+			return true
+		}
+	}
+	return false
+}
+
+// restPatience is how long a manager may take to come to rest: somewhat longer
+// than duplicate address detection (RFC 4862 section 5.4), the last thing it waits
+// for where no server or router keeps it waiting.
+const restPatience = 3 * time.Second
 
 // handsOffFiles are where the managers are told that links of these names (with
 // * as in a shell) are none of theirs, and how.

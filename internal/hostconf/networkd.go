@@ -66,12 +66,16 @@ func describeNetworkd(t tree, d *Description, source string) error {
 	return nil
 }
 
+// networkdFolders are where it finds its files, below systemd/network; the later
+// one hides the earlier.
+var networkdFolders = []string{"/usr/lib", "/lib", "/usr/local/lib", "/run", "/etc"}
+
 // networkdSections reads a .network file and its drop-ins, in the order in which
 // networkd does: by name, whatever folder they are in; /etc hides /run hides /usr.
 func networkdSections(t tree, source string) ([]section, []string, error) {
 	files := []string{source}
 	byName := map[string]string{}
-	for _, top := range []string{"/usr/lib", "/lib", "/usr/local/lib", "/run", "/etc"} {
+	for _, top := range networkdFolders {
 		for _, f := range t.glob(top + "/systemd/network/" + path.Base(source) + ".d/*.conf") {
 			if path.Base(f) != keepFile {
 				byName[path.Base(f)] = f

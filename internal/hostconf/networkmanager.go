@@ -148,7 +148,7 @@ func (networkManager) assume(ctx context.Context, t tree, of map[string]string) 
 			return err
 		}
 	}
-	return errors.Join(t.remove(nmReleased), StartUnit(ctx, nmUnit))
+	return errors.Join(t.remove(nmReleased), startAgain(ctx, nmUnit))
 }
 
 func (n networkManager) takeOver(ctx context.Context, t tree, p host.Profile, d Description) error {
@@ -178,6 +178,11 @@ func (networkManager) release(ctx context.Context, t tree, _ host.Profile, _ Des
 
 func (n networkManager) hold(ctx context.Context, t tree, p host.Profile, d Description) error {
 	if !t.exists(nmReleased) {
+		// While it still brings the link up it would put back what is taken from it.
+		// A link that never comes up, without a DHCP server, is taken as it is.
+		ctx, cancel := context.WithTimeout(ctx, networkdPatience)
+		defer cancel()
+		_ = await(ctx, func() error { return nmRests(ctx, d.Link, d.Connection) })
 		return nil
 	}
 	return n.assume(ctx, t, connections(p, d))

@@ -118,3 +118,17 @@ func nmHas(ctx context.Context, link, uuid string, state uint32) error {
 	}
 	return nil
 }
+
+// nmRests says that it is still bringing a link up with a connection.
+func nmRests(ctx context.Context, link, uuid string) error {
+	bus, err := nmDial(ctx)
+	if err != nil {
+		return nil // it does not run
+	}
+	defer bus.Close()
+	dev, err := bus.device(ctx, link)
+	if err == nil && dev.connection == uuid && dev.state >= nmPrepare && dev.state < nmActivated {
+		return fmt.Errorf("NetworkManager is still bringing %s up", link)
+	}
+	return nil
+}

@@ -222,8 +222,9 @@ func (p *Profiles) make(ctx context.Context, want host.Profile) error {
 	switch want.Stage {
 	case host.Reserved:
 		if len(r.Files) > 0 {
-			err = reserve(ctx, p.tree)
-		} else {
+			err = reserve(ctx, p.tree, firstUplink(want), want.Bridge)
+		}
+		if err == nil {
 			err = m.hold(ctx, p.tree, want, r.Description)
 		}
 	case host.Runtime:

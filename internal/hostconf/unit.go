@@ -28,6 +28,21 @@ func StartUnit(ctx context.Context, name string) error {
 	return turnUnit(ctx, name, "StartUnit", func(state string) bool { return state == "active" })
 }
 
+// startAgain starts a unit that we have stopped ourselves. systemd must not count
+// that as one of the starts after which it gives a unit up (StartLimitBurst= in
+// systemd.unit(5)).
+func startAgain(ctx context.Context, name string) error {
+	conn, err := systemd(ctx)
+	if err != nil {
+		return fmt.Errorf("start unit %s: %w", name, err)
+	}
+	defer conn.Close()
+	manager := conn.Object(systemdName, "/org/freedesktop/systemd1")
+	// It fails for a unit that systemd has forgotten, and with it the count.
+	_ = manager.CallWithContext(ctx, systemdName+".Manager.ResetFailedUnit", 0, name).Err
+	return StartUnit(ctx, name)
+}
+
 // stopUnit is the opposite; that a unit is not running is success.
 func stopUnit(ctx context.Context, name string) error {
 	return turnUnit(ctx, name, "StopUnit", func(state string) bool { return state == "inactive" || state == "failed" })

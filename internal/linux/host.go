@@ -165,7 +165,7 @@ func (h *Host) Apply(ctx context.Context, steps []plan.Step) error {
 		var err error
 		switch kind {
 		case host.KindLink:
-			err = h.applyLinks(ctx, steps[:n])
+			err = h.applyLinks(ctx, steps[:n], leaving)
 		case host.KindAddress:
 			err = h.applyAddresses(steps[:n], leaving)
 		case host.KindRoute:

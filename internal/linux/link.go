@@ -21,10 +21,13 @@ type link struct {
 	lower         int    // IFLA_LINK
 	queue         string // IFLA_QDISC
 	carrier       bool   // IFF_LOWER_UP
+	operational   bool   // IFLA_OPERSTATE is up
 	group         uint32
 	portOf        string // the type of the master
 	counters      Counters
 }
+
+const operUp = 6 // IF_OPER_UP in linux/if.h
 
 // linkHeader is struct ifinfomsg.
 func linkHeader(index int, flags, change uint32) []byte {
@@ -59,6 +62,8 @@ func parseLink(m netlink.Message) (link, error) {
 			l.master = int(ad.Uint32())
 		case unix.IFLA_QDISC:
 			l.queue = ad.String()
+		case unix.IFLA_OPERSTATE:
+			l.operational = ad.Uint8() == operUp
 		case unix.IFLA_LINK:
 			l.lower = int(ad.Uint32())
 		case unix.IFLA_LINK_NETNSID:

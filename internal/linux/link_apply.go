@@ -17,13 +17,19 @@ import (
 )
 
 // applyLinks does a run of link steps; neighbouring deletions go together.
-func (h *Host) applyLinks(ctx context.Context, steps []plan.Step) error {
+func (h *Host) applyLinks(ctx context.Context, steps []plan.Step, leaving map[host.Key]bool) error {
 	for i := 0; i < len(steps); {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if steps[i].After != nil {
-			if err := h.putLink(steps[i].After.(host.Link)); err != nil {
+			want := steps[i].After.(host.Link)
+			if before, ok := steps[i].Before.(host.Link); ok && want.Master == "" && leaving[host.LinkKey(before.Master)] {
+				if err := h.yieldRoutes(before.Master); err != nil {
+					return err
+				}
+			}
+			if err := h.putLink(want); err != nil {
 				return err
 			}
 			i++
@@ -152,7 +158,10 @@ func (h *Host) changeLink(there link, want host.Link) error {
 		}
 	}
 	if replug && master != 0 && there.Up && there.carrier && want.Type != host.TypeTap {
-		if err := h.awaitQueue(master, want.Master); err != nil {
+		if err := h.awaitSends(master, want.Master); err != nil {
+			return err
+		}
+		if err := h.takeNeighbours(there.index, master); err != nil {
 			return err
 		}
 	}
@@ -166,29 +175,33 @@ func (h *Host) changeLink(there link, want host.Link) error {
 }
 
 // A bridge gets its carrier from its first port, and some time later, from a
-// worker of the kernel (net/core/link_watch.c), the queue without which it drops
-// all that is sent.
+// worker of the kernel (linkwatch_do_dev in net/core/link_watch.c), what it sends
+// with: until then it drops all that is sent, whatever the name of its queue.
+// Should the worker see the bridge as it was before, it makes it forget its
+// neighbours (arp_netdev_event in net/ipv4/arp.c).
 const (
-	queueLimit = 100 * time.Millisecond
-	queuePause = 100 * time.Microsecond
-	noQueue    = "noop"
+	sendsLimit = 2 * time.Second
+	sendsPause = 100 * time.Microsecond
 )
 
-// awaitQueue waits until a bridge sends what it is given.
-func (h *Host) awaitQueue(index int, name string) error {
-	for begin := time.Now(); ; time.Sleep(queuePause) {
+// awaitSends waits until a bridge sends what it is given. The worker sets the
+// state first, but both under the lock under which it is read here.
+func (h *Host) awaitSends(index int, name string) error {
+	for begin := time.Now(); ; time.Sleep(sendsPause) {
 		l, err := h.rtnl.linkBy(index, name)
 		if err != nil {
 			return err
 		}
-		if !l.Up || l.queue != noQueue {
+		if !l.Up || l.operational && l.queue != noQueue {
 			return nil
 		}
-		if time.Since(begin) > queueLimit {
+		if time.Since(begin) > sendsLimit {
 			return fmt.Errorf("plug into %s: the bridge did not begin to send", name)
 		}
 	}
 }
+
+const noQueue = "noop"
 
 func (h *Host) changeBridge(there link, want host.Link) error {
 	set := func(attr uint16, v uint32) error {

@@ -31,19 +31,10 @@ const (
 	rankPlug = 8
 	// rankUnplug: it leaves the bridge once routes lead over it again.
 	rankUnplug = 10
-	// The host's own network manager learns to keep its hands off before there is
-	// a bridge, and what to do with it once all is in its place.
-	rankReserved = 3
-	rankProfile  = 12
 )
 
 func rankOf(s Step) int {
 	switch after := firstOf(s.After, s.Before).(type) {
-	case host.Profile:
-		if after.Stage == host.Reserved {
-			return rankReserved
-		}
-		return rankProfile
 	case host.Sysctl:
 		if after.Link != "" {
 			return rankLinkSysctl
@@ -66,10 +57,19 @@ func rankOf(s Step) int {
 // a rank, a thing comes after what it needs. Elements go first because a new
 // interval may overlap an old one; neighbours of one kind are applied together,
 // so rules change in one kernel transaction.
+//
+// The host's own network manager learns first of all whether to keep its hands
+// off, and last of all, when everything is in its place, what the host's network
+// is now: what it finds otherwise, it mends.
 func order(steps []Step) []Step {
-	var dropped, made, gone []Step
+	var first, dropped, made, gone, last []Step
 	for _, s := range steps {
+		profile, told := firstOf(s.After, s.Before).(host.Profile)
 		switch {
+		case told && profile.Stage == host.Reserved:
+			first = append(first, s)
+		case told:
+			last = append(last, s)
 		case s.After != nil:
 			made = append(made, s)
 		case s.Key().Kind == host.KindElement, s.Key().Kind == host.KindTable && anew(steps, s.Key()), givesWay(s, steps):
@@ -86,7 +86,10 @@ func order(steps []Step) []Step {
 	sortByRank(made)
 	sortByRank(gone)
 	slices.Reverse(gone)
-	return slices.Concat(dropped, made, gone)
+	sortByRank(first)
+	sortByRank(last)
+	slices.Reverse(last) // the running system before its files
+	return slices.Concat(first, dropped, made, gone, last)
 }
 
 // givesWay says whether a step deletes an IPv4 address whose subnet gets another

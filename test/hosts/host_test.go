@@ -147,7 +147,7 @@ shift 4
 for group; do echo $$ >"$group/cgroup.procs"; done
 mount -t overlay overlay -o "lowerdir=$base,upperdir=$dir/upper,workdir=$dir/work" "$dir/root"
 export SYSTEMD_NSPAWN_API_VFS_WRITABLE=network
-exec systemd-nspawn --quiet --boot --register=no --keep-unit --notify-ready=yes --console=read-only --capability=CAP_NET_ADMIN \
+exec systemd-nspawn --quiet --boot --register=no --keep-unit --notify-ready=yes --console=read-only --capability=CAP_NET_ADMIN,CAP_BPF --system-call-filter=bpf \
 	--network-namespace-path="$net" --resolv-conf=off --timezone=off --link-journal=no --hostname=host \
 	--bind=/dev/net/tun --property=DeviceAllow="/dev/net/tun rw" \
 	--bind-ro="$dir/deb:/deb" --bind-ro="$src:/src" -D "$dir/root"

@@ -94,7 +94,7 @@ func newManaged(t *testing.T, root string, files map[string]string, services ...
 	h.serveDHCP(t)
 	t.Cleanup(func() {
 		if t.Failed() && h.leader != 0 {
-			out, _ := h.try("sh", "-c", "ip addr; ip route; ip -6 route; bridge link; journalctl --no-pager -b -o short-precise -n 60 -u systemd-networkd -u networking -u NetworkManager -u 'drawbridge*'")
+			out, _ := h.try("sh", "-c", "drawbridge change ls -o json; ip addr; ip route; ip -6 route; bridge link; journalctl --no-pager -b -o short-precise -n 60 -u systemd-networkd -u networking -u NetworkManager -u 'drawbridge*'")
 			t.Logf("the host:\n%s", out)
 			log, _ := os.ReadFile(h.dhcpLog)
 			t.Logf("the DHCP server:\n%s", log)
@@ -427,6 +427,15 @@ func (h *managed) pings(t *testing.T, to string) *stream {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.conn.Close() })
+	// What this program is too late to read must not count as lost.
+	raw, err := s.conn.IPv4PacketConn().PacketConn.(syscall.Conn).SyscallConn()
+	if err == nil {
+		ctlErr := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20) })
+		err = errors.Join(err, ctlErr)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	go s.receive()
 	go s.send(&net.IPAddr{IP: net.ParseIP(to)})
 	// A host that was just booted is asked for its address first, and what waits for

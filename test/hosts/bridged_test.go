@@ -1,0 +1,158 @@
+package hosts
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestBridged tells an operator's story with the program as it is installed, by
+// its units, on a host of every network manager: in on trial and taken back in
+// each way, in for good, over a reboot, out again, over a reboot. No ping of a
+// thousand a second may be lost in any of it, and afterwards every file is as it was.
+func TestBridged(t *testing.T) {
+	need(t)
+	for _, c := range managerCases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			testBridged(t, c)
+		})
+	}
+}
+
+// pendingChange is what the client says of a change that waits.
+type pendingChange struct{ ID, Phase, Problem string }
+
+func testBridged(t *testing.T, c managerCase) {
+	h := newBridged(t, c)
+	before, files := h.network(t), h.configuration(t)
+	asBefore := func(t *testing.T) {
+		t.Helper()
+		h.wantNetwork(t, before)
+		h.wantConfiguration(t, files)
+		within(t, 10*time.Second, h.says([]string{"nothing pending"}, "drawbridge", "change", "ls"))
+	}
+	chapter := func(name string, tell func(*testing.T)) {
+		t.Helper()
+		if !t.Run(name, tell) {
+			t.FailNow()
+		}
+	}
+	chapter("cancelled", func(t *testing.T) {
+		var ch pendingChange
+		h.lossless(t, c, "in", func() { ch = h.bridge(t, "1m") })
+		h.wantBridge(t, c)
+		h.lossless(t, c, "out", func() { h.run(t, "drawbridge", "change", "cancel", ch.ID) })
+		asBefore(t)
+	})
+	chapter("nobody confirms", func(t *testing.T) {
+		var ch pendingChange
+		h.lossless(t, c, "in and out", func() {
+			ch = h.bridge(t, "2s")
+			within(t, 20*time.Second, h.says([]string{"nothing pending"}, "drawbridge", "change", "ls"))
+		})
+		asBefore(t)
+		if out, err := h.try("drawbridge", "change", "confirm", ch.ID); err == nil || !strings.Contains(out, "too late") {
+			t.Errorf("confirmed all the same: %v\n%s", err, out)
+		}
+	})
+	chapter("daemon and guard killed", func(t *testing.T) {
+		ch := h.bridge(t, "1m")
+		pid := h.property(t, "drawbridge", "MainPID")
+		h.sh(t, "kill -9 "+pid+" "+h.property(t, "drawbridge-guard@"+ch.ID, "MainPID"))
+		within(t, 20*time.Second, func() error {
+			if h.property(t, "drawbridge", "MainPID") == pid {
+				return errors.New("the daemon is not restarted")
+			}
+			return h.active("drawbridge")
+		})
+		asBefore(t)
+	})
+	chapter("power cut", func(t *testing.T) {
+		h.bridge(t, "1m")
+		h.cut(t)
+		h.start(t, c.address())
+		asBefore(t)
+	})
+	chapter("in for good", func(t *testing.T) {
+		h.lossless(t, c, "in", func() { h.run(t, "drawbridge", "change", "confirm", h.bridge(t, "1m").ID) })
+		h.wantBridge(t, c)
+		h.reboot(t, c.address())
+		h.wantBridge(t, c)
+		if out := h.run(t, "drawbridge", "network", "ls"); !strings.Contains(out, "lan") || !strings.Contains(out, managedBridge) {
+			t.Errorf("after the reboot:\n%s", out)
+		}
+		// A bridge that the host's manager makes may come after the daemon.
+		within(t, 10*time.Second, func() error {
+			if problems := h.status(t).Problems; len(problems) > 0 {
+				return fmt.Errorf("status has problems: %v", problems)
+			}
+			return nil
+		})
+		h.sh(t, "ip link add vnet7 type veth peer name vguest7; ip link set vnet7 master "+managedBridge+" up; ip link del vnet7")
+	})
+	chapter("out again", func(t *testing.T) {
+		h.lossless(t, c, "out", func() {
+			var ch pendingChange
+			h.decode(t, &ch, "network", "rm", "lan", "--no-wait", "-o", "json")
+			h.run(t, "drawbridge", "change", "confirm", ch.ID)
+		})
+		asBefore(t)
+		h.reboot(t, c.address())
+		asBefore(t)
+	})
+}
+
+// newBridged installs the program on a host, boots it and starts the daemon.
+func newBridged(t *testing.T, c managerCase) *managed {
+	t.Helper()
+	root := c.root
+	if root == "" {
+		root = "ifupdown"
+	}
+	h := newManaged(t, root, c.files, c.services...)
+	for _, target := range []string{"build", "install"} {
+		mk := exec.Command("make", "-C", h.src, target, "VERSION=1.0.0", "BIN="+filepath.Join(h.deb, "drawbridge"), "DESTDIR="+filepath.Join(h.dir, "upper"))
+		if out, err := mk.CombinedOutput(); err != nil {
+			t.Fatalf("make %s: %v\n%s", target, err, out)
+		}
+	}
+	h.start(t, c.address())
+	if c.before != "" {
+		h.sh(t, c.before)
+	}
+	h.run(t, "systemd-sysusers")
+	h.run(t, "systemctl", "enable", "--now", "drawbridge")
+	return h
+}
+
+// bridge moves the NIC into a bridge on trial.
+func (h *managed) bridge(t *testing.T, within string) (ch pendingChange) {
+	t.Helper()
+	h.decode(t, &ch, "network", "create", "lan", "--mode", "bridged", "--uplink", managedNIC, "--confirm-within", within, "--no-wait", "-o", "json")
+	if ch.Phase != "waiting" {
+		t.Fatalf("the change is %+v", ch)
+	}
+	return ch
+}
+
+// decode runs the client and decodes what it says.
+func (h *managed) decode(t *testing.T, into any, args ...string) {
+	t.Helper()
+	out, err := h.command("drawbridge", args...).Output()
+	if err == nil {
+		err = json.Unmarshal(out, into)
+	}
+	if err != nil {
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			out = append(out, exit.Stderr...)
+		}
+		t.Fatalf("drawbridge %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}
