@@ -45,14 +45,14 @@ func newDoorIndex(doc spec.Document) *doorIndex {
 // turn makes the index that of another document, by what differs.
 func (ix *doorIndex) turn(doc spec.Document) {
 	for name, had := range ix.doc.Networks {
-		for old := range spec.ForwardChanges(had.Forwards, doc.Networks[name].Forwards) {
+		for old := range had.Forwards.Changes(doc.Networks[name].Forwards) {
 			if old != nil {
 				ix.drop(*old)
 			}
 		}
 	}
 	for name, n := range doc.Networks {
-		for _, now := range spec.ForwardChanges(ix.doc.Networks[name].Forwards, n.Forwards) {
+		for _, now := range ix.doc.Networks[name].Forwards.Changes(n.Forwards) {
 			if now != nil {
 				ix.put(&door{network: name, Forward: *now, key: now.Key()})
 			}
@@ -178,7 +178,7 @@ func (e *Engine) cutFlows(ctx context.Context, list []spec.Forward) {
 	who, facts := e.guests(ctx, doc), render.Facts{Targets: map[render.Target]netip.Addr{}, Now: e.Now().Unix()}
 	leads := func(d *door) (netip.Addr, bool) {
 		n := doc.Networks[d.network]
-		who.targets(facts.Targets, n, []spec.Forward{d.Forward})
+		who.targets(facts.Targets, n, slices.Values([]spec.Forward{d.Forward}))
 		addr, ok := facts.GuestAddr(n.Name, d.Forward)
 		return addr, ok && e.runs(n) && (d.Until == 0 || d.Until > facts.Now)
 	}

@@ -26,8 +26,8 @@ func TestIndexFollowsDocument(t *testing.T) {
 			if r.IntN(10) == 0 && !f.Everywhere() {
 				f = spec.Forward{Proto: spec.ProtoAll, Listen: f.Listen, Target: "g"}
 			}
-			if r.IntN(3) == 0 && len(n.Forwards) > 0 {
-				n = n.WithoutForward(n.Forwards[r.IntN(len(n.Forwards))])
+			if r.IntN(3) == 0 && n.Forwards.Len() > 0 {
+				n = n.WithoutForward(n.Forwards.List()[r.IntN(n.Forwards.Len())])
 			} else if next := n.WithForward(f); doc.With(next).ForwardConflict() == nil {
 				n = next
 			}

@@ -55,9 +55,9 @@ func sameNeeds(a, b spec.Network) bool {
 	return slices.Equal(render.ForwardNeeds(a), render.ForwardNeeds(b))
 }
 
-func diffForwards(n spec.Network, old []spec.Forward) []doorChange {
+func diffForwards(n spec.Network, old spec.Forwards) []doorChange {
 	var all []doorChange
-	for old, now := range spec.ForwardChanges(old, n.Forwards) {
+	for old, now := range old.Changes(n.Forwards) {
 		all = append(all, doorChange{network: n, old: old, new: now})
 	}
 	return all
@@ -110,7 +110,7 @@ func validateDoors(want spec.Document, changes []doorChange) error {
 			continue
 		}
 		only := c.network
-		only.Forwards = []spec.Forward{*c.new}
+		only.Forwards = spec.MakeForwards(*c.new)
 		if err := render.ValidateNetwork(only); err != nil {
 			return err
 		}
@@ -139,7 +139,7 @@ func (e *Engine) doors(ctx context.Context, want spec.Document, changes []doorCh
 		for _, r := range render.ForwardElements(*c.new, someAddr(*c.new)) {
 			keys = append(keys, r.Key())
 		}
-		who.targets(facts.Targets, c.network, []spec.Forward{*c.new})
+		who.targets(facts.Targets, c.network, slices.Values([]spec.Forward{*c.new}))
 		goal.Add(render.OpenForward(c.network, *c.new, facts)...)
 	}
 	slices.SortFunc(keys, host.Key.Compare)
@@ -157,7 +157,7 @@ func (e *Engine) findTargets(ctx context.Context, doc spec.Document) map[render.
 	who := e.guests(ctx, doc)
 	for _, name := range doc.Names() {
 		if n := doc.Networks[name]; n.Started {
-			who.targets(targets, n, n.Forwards)
+			who.targets(targets, n, n.Forwards.All())
 		}
 	}
 	return targets
@@ -170,13 +170,13 @@ func (e *Engine) follow(ctx context.Context, network spec.NetworkName, names ...
 		return
 	}
 	var list []spec.Forward
-	for _, f := range n.Forwards {
+	for f := range n.Forwards.All() {
 		if f.Target != "" && slices.Contains(names, f.Target) {
 			list = append(list, f)
 		}
 	}
 	if port, ok := e.portOf(n, names); ok && port.Guest != "" && !slices.Contains(names, port.Guest) {
-		for _, f := range n.Forwards {
+		for f := range n.Forwards.All() {
 			if f.Target == port.Guest {
 				list = append(list, f)
 			}
@@ -253,7 +253,7 @@ func ownDoors(ledger host.Ledger, wish host.Wish) {
 // change from one document to another; made says that it was not taken back.
 func changedForwards(had, want spec.Document, made bool) []spec.Forward {
 	var list []spec.Forward
-	seen := func(n spec.Network, old []spec.Forward) {
+	seen := func(n spec.Network, old spec.Forwards) {
 		for _, c := range diffForwards(n, old) {
 			switch {
 			case c.old != nil:
@@ -269,14 +269,14 @@ func changedForwards(had, want spec.Document, made bool) []spec.Forward {
 	for name, n := range want.Networks {
 		old := had.Networks[name]
 		if old.Started != n.Started {
-			list = append(append(list, old.Forwards...), n.Forwards...)
+			list = append(append(list, old.Forwards.List()...), n.Forwards.List()...)
 			continue
 		}
 		seen(n, old.Forwards)
 	}
 	for name, old := range had.Networks {
 		if _, stays := want.Networks[name]; !stays {
-			list = append(list, old.Forwards...)
+			list = append(list, old.Forwards.List()...)
 		}
 	}
 	return list
@@ -285,7 +285,7 @@ func changedForwards(had, want spec.Document, made bool) []spec.Forward {
 func allForwards(doc spec.Document) []spec.Forward {
 	var all []spec.Forward
 	for _, n := range doc.Networks {
-		all = append(all, n.Forwards...)
+		all = append(all, n.Forwards.List()...)
 	}
 	return all
 }
@@ -298,7 +298,7 @@ func (e *Engine) endForwards(ctx context.Context) {
 	want, now := had.Clone(), e.Now().Unix()
 	var over []spec.Forward
 	for name, n := range want.Networks {
-		for _, f := range n.Forwards {
+		for f := range n.Forwards.All() {
 			if f.Until != 0 && f.Until <= now {
 				over = append(over, f)
 				n = n.WithoutForward(f)
@@ -327,7 +327,7 @@ func anyOver(doc spec.Document, now int64) bool {
 func (e *Engine) nextEnd(limit time.Duration) time.Duration {
 	now := e.Now()
 	for _, n := range e.Store.Document().Networks {
-		for _, f := range n.Forwards {
+		for f := range n.Forwards.All() {
 			if f.Until > now.Unix() {
 				limit = min(limit, max(time.Unix(f.Until, 0).Sub(now), time.Millisecond))
 			}

@@ -58,7 +58,7 @@ func (c AddForward) Edit(d spec.Document) (spec.Document, error) {
 		return d, err
 	}
 	for _, f := range c.Forwards {
-		if old, there := n.FindForward(f); there {
+		if old, there := n.Forwards.Find(f); there {
 			return d, fmt.Errorf("forward %s goes to %s: %w; remove it first with: drawbridge forward rm %s", f.Key(), old.Target, spec.ErrExists, f.Key())
 		}
 		n = n.WithForward(n.SettleForward(f))
@@ -203,9 +203,9 @@ func (e *Engine) Forwards(ctx context.Context) ([]ForwardView, error) {
 	now := e.Now().Unix()
 	for _, name := range doc.Names() {
 		n := doc.Networks[name]
-		who.targets(targets, n, n.Forwards)
+		who.targets(targets, n, n.Forwards.All())
 		facts := render.Facts{Targets: targets}
-		for _, f := range n.Forwards {
+		for f := range n.Forwards.All() {
 			v := ForwardView{Network: name, Forward: f}
 			v.Address, _ = facts.GuestAddr(name, f)
 			switch {

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -132,8 +133,8 @@ func (g *guests) hasMAC(n spec.Network, mac string) bool {
 }
 
 // targets finds the address of every guest that the given forwards name.
-func (g *guests) targets(into map[render.Target]netip.Addr, n spec.Network, list []spec.Forward) {
-	for _, f := range list {
+func (g *guests) targets(into map[render.Target]netip.Addr, n spec.Network, list iter.Seq[spec.Forward]) {
+	for f := range list {
 		t, ask := render.TargetOf(n.Name, f)
 		if !ask {
 			continue
@@ -181,7 +182,7 @@ func (e *Engine) SyncLeases(ctx context.Context) error {
 	defer e.mu.Unlock()
 	e.takeLeases(list)
 	for name, n := range e.Store.Document().Networks {
-		e.followAll(ctx, name, n.Forwards)
+		e.followAll(ctx, name, n.Forwards.List())
 	}
 	return nil
 }

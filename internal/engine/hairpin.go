@@ -19,7 +19,7 @@ func (e *Engine) hairpins(ctx context.Context, doc spec.Document, seen host.Stat
 	}
 	ports := map[string]bool{}
 	for _, n := range doc.Networks {
-		if len(n.Forwards) == 0 || !n.Started {
+		if n.Forwards.Len() == 0 || !n.Started {
 			continue
 		}
 		// By names: there may be many more forwards than guests.
@@ -32,7 +32,7 @@ func (e *Engine) hairpins(ctx context.Context, doc spec.Document, seen host.Stat
 		if len(taps) == 0 {
 			continue
 		}
-		for _, f := range n.Forwards {
+		for f := range n.Forwards.All() {
 			for _, tap := range taps[f.Target] {
 				ports[tap] = true
 			}

@@ -58,7 +58,7 @@ func (bridged) Validate(n spec.Network) error {
 		return &spec.InvalidError{Field: "subnet", Reason: fmt.Sprintf("%s: a bridged network has the LAN's addresses, which the LAN gives out", n.Subnets[0].Prefix)}
 	case len(n.Reservations) > 0:
 		return &spec.InvalidError{Field: "reservation", Reason: "addresses on a bridged network are given out by the LAN"}
-	case len(n.Forwards) > 0:
+	case n.Forwards.Len() > 0:
 		return &spec.InvalidError{Field: "forward", Reason: "guests of a bridged network are reached directly"}
 	}
 	return nil

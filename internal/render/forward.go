@@ -139,7 +139,7 @@ func ForwardElements(f spec.Forward, addr netip.Addr) []host.Resource {
 // forwards asks for what the forwards of a running network need; a forward
 // whose guest has no address yet waits, and asks for nothing.
 func forwards(w *host.Wish, n spec.Network, f Facts) {
-	for _, fwd := range n.Forwards {
+	for fwd := range n.Forwards.All() {
 		w.Present.Add(OpenForward(n, fwd, f)...)
 	}
 	w.Present.Add(ForwardNeeds(n)...)
@@ -176,13 +176,13 @@ func IsDoor(k host.Key) bool {
 // CanForward says whether networks like n can have forwards.
 func CanForward(n spec.Network) bool {
 	mode, err := ModeOf(n.Mode)
-	n.Forwards = []spec.Forward{{}}
+	n.Forwards = spec.MakeForwards(spec.Forward{})
 	return err == nil && mode.Validate(n) == nil
 }
 
 // ForwardNeeds is what a network with forwards needs besides their elements.
 func ForwardNeeds(n spec.Network) []host.Resource {
-	if len(n.Forwards) == 0 {
+	if n.Forwards.Len() == 0 {
 		return nil
 	}
 	// Counts of forwards come from connection tracking. With events on 2 (auto)
@@ -191,7 +191,7 @@ func ForwardNeeds(n spec.Network) []host.Resource {
 		host.Sysctl{Path: "net/netfilter/nf_conntrack_acct", Value: "1"},
 		host.Sysctl{Path: "net/netfilter/nf_conntrack_events", Value: "1"},
 	}
-	for _, fwd := range n.Forwards {
+	for fwd := range n.Forwards.All() {
 		if fwd.Listen.Is4() && (fwd.Everywhere() || fwd.Listen.IsLoopback()) {
 			// The host's 127.0.0.1 reaches the guest only if the bridge may route
 			// loopback addresses; chain loopback_guard keeps guests from using it.
@@ -203,8 +203,8 @@ func ForwardNeeds(n spec.Network) []host.Resource {
 
 // noForwards refuses forwards on a network of a mode that cannot have them.
 func noForwards(n spec.Network, why string) error {
-	if len(n.Forwards) == 0 {
-		return nil
+	for f := range n.Forwards.All() {
+		return &spec.InvalidError{Field: "forward", Reason: fmt.Sprintf("%s: network %q %s", f.Key(), n.Name, why)}
 	}
-	return &spec.InvalidError{Field: "forward", Reason: fmt.Sprintf("%s: network %q %s", n.Forwards[0].Key(), n.Name, why)}
+	return nil
 }

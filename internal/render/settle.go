@@ -73,15 +73,18 @@ func settleNames(n *spec.Network, revision uint64, f Facts) {
 // open stays the one that it is.
 func settleForwards(n *spec.Network) {
 	open := func(f spec.Forward) bool { return !f.Listen.IsValid() || f.TargetPort == 0 && f.Proto != spec.ProtoAll }
-	if !slices.ContainsFunc(n.Forwards, open) {
+	some := false
+	for f := range n.Forwards.All() {
+		some = some || open(f)
+	}
+	if !some {
 		return
 	}
-	list := make([]spec.Forward, 0, len(n.Forwards))
-	for _, f := range n.Forwards {
-		list = append(list, n.SettleForward(f))
+	list := n.Forwards.List()
+	for i, f := range list {
+		list[i] = n.SettleForward(f)
 	}
-	slices.SortFunc(list, spec.Forward.Compare)
-	n.Forwards = list
+	n.Forwards = spec.MakeForwards(list...)
 }
 
 func settleSubnets(n *spec.Network, d spec.Document, f Facts) error {

@@ -68,7 +68,7 @@ func documentOf(d spec.Document) api.Document {
 		for _, r := range reservationsOf(n, "") {
 			net.Reservations = append(net.Reservations, r)
 		}
-		for _, f := range n.Forwards {
+		for f := range n.Forwards.All() {
 			net.Forwards = append(net.Forwards, forwardOf(f))
 		}
 		out.Networks = append(out.Networks, net)

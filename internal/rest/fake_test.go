@@ -263,7 +263,7 @@ func (f *fakeEngine) Forwards(context.Context) ([]engine.ForwardView, error) {
 	defer f.mu.Unlock()
 	var all []engine.ForwardView
 	for _, name := range f.doc.Names() {
-		for _, fwd := range f.doc.Networks[name].Forwards {
+		for fwd := range f.doc.Networks[name].Forwards.All() {
 			all = append(all, engine.ForwardView{Network: name, Forward: fwd})
 		}
 	}

@@ -3,7 +3,6 @@ package spec
 import (
 	"cmp"
 	"fmt"
-	"iter"
 	"net/netip"
 	"slices"
 	"strings"
@@ -188,13 +187,15 @@ func (f Forward) validateTarget() error {
 
 // validateForwards checks the forwards of a settled network.
 func (n Network) validateForwards() error {
-	for i, f := range n.Forwards {
+	var before Forward
+	for f := range n.Forwards.All() {
 		if err := f.Validate(); err != nil {
 			return fmt.Errorf("forward %s: %w", f.Key(), err)
 		}
-		if i > 0 && n.Forwards[i-1].Compare(f) >= 0 {
+		if before.Proto != "" && before.Compare(f) >= 0 {
 			return invalid("forward", "%s is there twice, or out of order", f.Key())
 		}
+		before = f
 		if err := n.targetable(f); err != nil {
 			return err
 		}
@@ -233,7 +234,7 @@ func (n Network) targetable(f Forward) error {
 func (d Document) ForwardConflict() error {
 	var all []Forward
 	for _, name := range d.Names() {
-		all = append(all, d.Networks[name].Forwards...)
+		all = append(all, d.Networks[name].Forwards.List()...)
 	}
 	// Within one protocol and address a range can only overlap the range that
 	// reaches farthest among those that begin before it.
@@ -254,7 +255,7 @@ func (d Document) ForwardConflict() error {
 // forward of the document.
 func (d Document) Beside(f Forward, network NetworkName) error {
 	for name, n := range d.Networks {
-		for _, o := range n.Forwards {
+		for o := range n.Forwards.All() {
 			if f.Overlaps(o) && (name != network || f.Compare(o) != 0) {
 				return invalid("forward", "%s overlaps %s, which goes to %s on network %q", f.Key(), o.Key(), o.Target, name)
 			}
@@ -267,7 +268,7 @@ func (d Document) Beside(f Forward, network NetworkName) error {
 func (d Document) FindForward(key string) (Network, Forward, bool) {
 	for _, name := range d.Names() {
 		n := d.Networks[name]
-		for _, f := range n.Forwards {
+		for f := range n.Forwards.All() {
 			if f.Key() == key {
 				return n, f, true
 			}
@@ -276,84 +277,16 @@ func (d Document) FindForward(key string) (Network, Forward, bool) {
 	return Network{}, Forward{}, false
 }
 
-// WithForward returns the network with f, in its place in the order, in place
-// of one with the same key. The list of n is not changed.
+// WithForward returns the network with f, in place of one with the same key.
 func (n Network) WithForward(f Forward) Network {
-	at, found := slices.BinarySearchFunc(n.Forwards, f, Forward.Compare)
-	list := make([]Forward, 0, len(n.Forwards)+1)
-	list = append(append(list, n.Forwards[:at]...), f)
-	if found {
-		at++
-	}
-	n.Forwards = append(list, n.Forwards[at:]...)
+	n.Forwards = n.Forwards.With(f)
 	return n
 }
 
 // WithoutForward returns the network without the forward of f's key.
 func (n Network) WithoutForward(f Forward) Network {
-	at, found := slices.BinarySearchFunc(n.Forwards, f, Forward.Compare)
-	if !found {
-		return n
-	}
-	n.Forwards = slices.Concat(n.Forwards[:at], n.Forwards[at+1:])
+	n.Forwards = n.Forwards.Without(f)
 	return n
-}
-
-// ForwardChanges lists what differs between two lists in the order of Compare:
-// old is nil for a forward that is new, now for one that is gone. The lists are
-// not changed, and what is yielded points into them.
-func ForwardChanges(had, want []Forward) iter.Seq2[*Forward, *Forward] {
-	return func(yield func(old, now *Forward) bool) {
-		if len(had) == len(want) && (len(had) == 0 || &had[0] == &want[0]) {
-			return
-		}
-		for i, k := 0, 0; i < len(had) || k < len(want); {
-			var old, now *Forward
-			switch {
-			case i == len(had):
-				now = &want[k]
-			case k == len(want):
-				old = &had[i]
-			default:
-				if order := had[i].Compare(want[k]); order <= 0 {
-					old = &had[i]
-					if order == 0 {
-						now = &want[k]
-					}
-				} else {
-					now = &want[k]
-				}
-			}
-			if old != nil {
-				i++
-			}
-			if now != nil {
-				k++
-			}
-			if old != nil && now != nil && old.Equal(*now) {
-				continue
-			}
-			if !yield(old, now) {
-				return
-			}
-		}
-	}
-}
-
-func equalForwards(a, b []Forward) bool {
-	if len(a) == len(b) && len(a) > 0 && &a[0] == &b[0] {
-		return true
-	}
-	return slices.EqualFunc(a, b, Forward.Equal)
-}
-
-// FindForward finds the forward of f's key on the network.
-func (n Network) FindForward(f Forward) (Forward, bool) {
-	at, found := slices.BinarySearchFunc(n.Forwards, f, Forward.Compare)
-	if !found {
-		return Forward{}, false
-	}
-	return n.Forwards[at], true
 }
 
 // SettleForward fills in what was left open in a forward of the network: every
@@ -373,10 +306,8 @@ func (n Network) SettleForward(f Forward) Forward {
 	return f
 }
 
-// WithForwards returns the network with these forwards and no others, in order.
+// WithForwards returns the network with these forwards and no others.
 func (n Network) WithForwards(list []Forward) Network {
-	list = slices.Clone(list)
-	slices.SortFunc(list, Forward.Compare)
-	n.Forwards = list
+	n.Forwards = MakeForwards(list...)
 	return n
 }

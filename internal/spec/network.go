@@ -81,9 +81,7 @@ type Network struct {
 	AllowUsers []string
 	// Reservations in the order of their addresses.
 	Reservations []Reservation
-	// Forwards in the order of Forward.Compare. The list is shared between copies
-	// of a network and never changed in place: WithForward makes a new one.
-	Forwards []Forward
+	Forwards     Forwards
 	// Autostart: Started becomes true at each boot of the host.
 	Autostart bool
 	// Started: the network shall run now.
@@ -148,7 +146,7 @@ func (n Network) Equal(o Network) bool {
 		n.Adopt == o.Adopt && n.STP == o.STP && slices.Equal(n.Uplinks, o.Uplinks) &&
 		slices.Equal(n.Subnets, o.Subnets) && slices.Equal(n.AllowUsers, o.AllowUsers) &&
 		slices.Equal(n.Reservations, o.Reservations) &&
-		equalForwards(n.Forwards, o.Forwards)
+		n.Forwards.Equal(o.Forwards)
 }
 
 // EffectiveMTU is the MTU in bytes that links of this network get.

@@ -192,7 +192,7 @@ func ParseSelector(s string) (Selector, error) {
 func (d Document) Select(s Selector) (map[NetworkName][]Forward, error) {
 	var exact, wide, single []found
 	for _, name := range d.Names() {
-		for _, f := range d.Networks[name].Forwards {
+		for f := range d.Networks[name].Forwards.All() {
 			if f.First != s.First || f.Last != s.Last || s.Proto != "" && f.Proto != s.Proto || f.Proto == ProtoAll && s.Proto != ProtoAll {
 				continue
 			}

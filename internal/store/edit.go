@@ -41,7 +41,7 @@ func editOf(had, want spec.Document, owned, owns host.Ledger) edit {
 	for name, old := range had.Networks {
 		if _, stays := want.Networks[name]; !stays {
 			e.Removed = append(e.Removed, name)
-			e.forwards(name, old.Forwards, nil)
+			e.forwards(name, old.Forwards, spec.Forwards{})
 		}
 	}
 	for key, claim := range owns {
@@ -61,13 +61,13 @@ func editOf(had, want spec.Document, owned, owns host.Ledger) edit {
 
 // bare is a network without its forwards.
 func bare(n spec.Network) spec.Network {
-	n.Forwards = nil
+	n.Forwards = spec.Forwards{}
 	return n
 }
 
-func (e *edit) forwards(name spec.NetworkName, had, want []spec.Forward) {
+func (e *edit) forwards(name spec.NetworkName, had, want spec.Forwards) {
 	var out forwardEdit
-	for old, now := range spec.ForwardChanges(had, want) {
+	for old, now := range had.Changes(want) {
 		if now != nil {
 			out.Put = append(out.Put, *now)
 		} else {
@@ -99,7 +99,7 @@ func (e edit) apply(had spec.Document, owned host.Ledger) (spec.Document, host.L
 		for _, f := range change.Put {
 			gone[f.Key()] = true
 		}
-		for _, f := range n.Forwards {
+		for f := range n.Forwards.All() {
 			if !gone[f.Key()] {
 				list = append(list, f)
 			}
