@@ -162,7 +162,7 @@ func (h *whole) seeDefault() error {
 
 // testRights compares what the processes may do with what the units say.
 func (h *whole) testRights(t *testing.T) {
-	numbers := map[string]uint{"cap_dac_read_search": 2, "cap_net_bind_service": 10, "cap_net_admin": 12, "cap_net_raw": 13, "cap_sys_ptrace": 19}
+	numbers := map[string]uint{"cap_dac_read_search": 2, "cap_net_bind_service": 10, "cap_net_admin": 12, "cap_net_raw": 13, "cap_sys_ptrace": 19, "cap_bpf": 39}
 	var want uint64
 	for _, name := range strings.Fields(h.property(t, "drawbridge", "CapabilityBoundingSet")) {
 		bit, known := numbers[name]
