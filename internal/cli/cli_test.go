@@ -176,7 +176,7 @@ var goldens = []struct{ name, args string }{
 	{"network-create-short", "network create lab"}, {"network-create-json", "network create lab -o json --dry-run"},
 	{"network-create-range", "network create lab --dhcp-range 10.0.0.1-10.0.0.2"}, {"network-create-nameless", "network create"},
 	{"network-set", "network set default mtu=1400 domain=a=b --cut-guests"}, {"network-set-bad", "network set default mtu"}, {"network-set-twice", "network set default a=1 a=2"},
-	{"network-stop", "network stop default --dry-run"}, {"network-start", "network start default"}, {"network-rm", "network rm default"},
+	{"network-stop", "network stop default --dry-run"}, {"network-start", "network start default --no-wait"}, {"network-rm", "network rm default"},
 	{"up", "up"}, {"down", "down --cut-guests"},
 	{"plan", "plan -f -"}, {"apply", "apply -f - --dry-run"}, {"apply-fileless", "apply"}, {"apply-missing", "apply -f /nonexistent/file"}, {"export", "export"}, {"export-json", "export -o json"},
 	{"reservation-add", "reservation add default 52:54:00:00:00:01 192.168.122.9 --hostname web"}, {"reservation-ls", "reservation ls"}, {"reservation-ls-one", "reservation ls default"},
