@@ -107,7 +107,7 @@ func (d *doorHosts) connect(ctx context.Context, b *Bench) error {
 			if err != nil {
 				return err
 			}
-			p50[i].Counted(Millis, median)
+			p50[i].Counted(Micros, median)
 		}
 	}
 	few, many := p50[0], p50[1]
@@ -190,11 +190,11 @@ func (d *doorHosts) ranges(ctx context.Context, b *Bench) error {
 		if err != nil {
 			return err
 		}
-		through.Counted(Millis, median)
+		through.Counted(Micros, median)
 		if median, err = d.many.connects(b.runs(400, 50), func() int { return firstPort + rand.IntN(d.count) }); err != nil {
 			return err
 		}
-		single.Counted(Millis, median)
+		single.Counted(Micros, median)
 	}
 	b.add(Row{Work: "TCP connect p50 through the range", Ours: through,
 		Target: Target{"within 10 % of a single port's", func(ours, _ Series) float64 { return 1.1 * single.Median() / ours.Median() }},

@@ -182,7 +182,8 @@ func (s *doorScene) refill(ctx context.Context, n int, took *Series) error {
 
 var lanAddrOfHost = [4]byte{192, 168, 99, 66}
 
-// connects opens n connections from the LAN, and returns the median of the times in milliseconds.
+// connects opens n connections from the LAN, and returns the median of the times in
+// microseconds.
 func (s *doorScene) connects(n int, port func() int) (float64, error) {
 	var each Series
 	err := s.lan.Do(func() error {
@@ -207,7 +208,7 @@ func (s *doorScene) connects(n int, port func() int) (float64, error) {
 		}
 		return nil
 	})
-	return each.Median(), err
+	return each.Median() * 1000, err
 }
 
 // stream is a connection over which numbered words run.

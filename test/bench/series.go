@@ -13,6 +13,7 @@ type Unit string
 // The units of the table. Times are kept in milliseconds.
 const (
 	Millis  Unit = "ms"
+	Micros  Unit = "µs"
 	Rate    Unit = "/s"
 	MiB     Unit = "MiB"
 	Packets Unit = "packets"
