@@ -46,10 +46,12 @@ func distance(a, b netip.Addr) int {
 	return n(y) - n(x)
 }
 
+var macSeparators = strings.NewReplacer(":", "", "-", "", ".", "")
+
 // ParseMAC reads a unicast Ethernet address in the usual spellings and returns
 // it in lower case with colons.
 func ParseMAC(s string) (string, error) {
-	plain := strings.NewReplacer(":", "", "-", "", ".", "").Replace(strings.ToLower(s))
+	plain := macSeparators.Replace(strings.ToLower(s))
 	raw, err := hex.DecodeString(plain)
 	if err != nil || len(raw) != 6 || len(s) < 12 || len(s) > 17 {
 		return "", invalid("mac", "%q is not a hardware address such as 52:54:00:12:34:56", s)

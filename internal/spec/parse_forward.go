@@ -109,8 +109,11 @@ func ParseTarget(s string) (guest string, port uint16, err error) {
 // separatedMAC reads a hardware address, and leaves twelve hex digits in a row
 // to be a name.
 func separatedMAC(s string) (string, bool) {
+	if len(s) > 17 || !strings.ContainsAny(s, ":-.") {
+		return "", false
+	}
 	mac, err := ParseMAC(s)
-	return mac, err == nil && strings.ContainsAny(s, ":-.")
+	return mac, err == nil
 }
 
 // ParseFrom reads prefixes and addresses, and returns them masked, sorted, and
