@@ -67,6 +67,8 @@ type Description struct {
 	Connection string `json:"connection,omitempty"`
 	// Renderer is who carries out what netplan says: Networkd or NetworkManager.
 	Renderer string `json:"renderer,omitempty"`
+	// Lines are what ip(8) has to be told, without the link's name, where nobody manages it.
+	Lines []string `json:"lines,omitempty"`
 	// RouteMetric is NetworkManager's default for the link's routes.
 	RouteMetric int `json:"route_metric,omitempty"`
 	// Definition is netplan's name for the link, Generated the text that netplan made
@@ -184,7 +186,7 @@ func managers() []manager {
 }
 
 func managerOf(name string) (manager, error) {
-	for _, m := range managers() {
+	for _, m := range append(managers(), none{}) {
 		if m.name() == name {
 			return m, nil
 		}
@@ -198,7 +200,10 @@ func describe(ctx context.Context, t tree, link string) (Description, error) {
 		return Description{}, fmt.Errorf("describe %s: there is no such interface", link)
 	}
 	var claims []Description
-	for _, m := range managers() {
+	for _, m := range append(managers(), none{}) {
+		if m.name() == None && len(claims) > 0 {
+			break
+		}
 		d := Description{Link: link, MAC: t.mac(link), Manager: m.name()}
 		has, err := m.describe(ctx, t, &d)
 		if err != nil {
@@ -208,7 +213,7 @@ func describe(ctx context.Context, t tree, link string) (Description, error) {
 			claims = append(claims, d)
 		}
 	}
-	if len(claims) == 0 {
+	if len(claims) == 0 { // and no systemd either
 		return Description{}, fmt.Errorf("describe %s: %w", link, ErrNobody)
 	}
 	d := claims[0]
@@ -222,7 +227,8 @@ func describe(ctx context.Context, t tree, link string) (Description, error) {
 	return d, nil
 }
 
-// ErrNobody says that no manager has a link.
+// ErrNobody says that no manager has a link, and that nothing that could be told to
+// make a bridge at boot is there either.
 var ErrNobody = errors.New("no network manager that is known here has it")
 
 // cloudInitOff is the file by which cloud-init is told to leave the network

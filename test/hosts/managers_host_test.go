@@ -42,6 +42,7 @@ const (
 type managed struct {
 	*whole
 	dhcpLog string
+	before  string       // what runs after each boot while the NIC is in no bridge
 	moved   [2]time.Time // when the last move of addresses and routes began and ended
 }
 
@@ -187,6 +188,9 @@ func (h *managed) start(t *testing.T, address string) {
 	if err := h.waitReady(told, time.Now().Add(bootLimit)); err != nil {
 		out, _ := os.ReadFile(console.Name())
 		t.Fatalf("boot: %v\n%s", err, out)
+	}
+	if h.before != "" && !strings.Contains(h.run(t, "ip", "link", "show", "dev", managedNIC), " master ") {
+		h.sh(t, h.before)
 	}
 	within(t, 30*time.Second, h.says([]string{" " + address + "/24 "}, "ip", "-br", "-4", "addr"))
 }
@@ -392,7 +396,7 @@ func (h *managed) network(t *testing.T) string {
 // with its mode.
 func (h *managed) configuration(t *testing.T) map[string]string {
 	t.Helper()
-	out := h.run(t, "sh", "-c", `find /etc/network /etc/systemd/network /etc/netplan /etc/NetworkManager /etc/cloud /etc/resolv.conf -type f 2>/dev/null | sort |
+	out := h.run(t, "sh", "-c", `find /etc/network /etc/systemd/network /etc/netplan /etc/NetworkManager /etc/cloud /etc/resolv.conf /etc/systemd/system -type f 2>/dev/null | sort |
 		while read -r f; do printf '%s %s %s\n' "$f" "$(stat -c %a:%u:%g "$f")" "$(sha256sum <"$f")"; done`)
 	files := map[string]string{}
 	for line := range strings.Lines(out) {

@@ -21,7 +21,7 @@ type managerCase struct {
 	files    map[string]string
 	services []string
 	dhcp     bool
-	// before runs on the host after its first boot.
+	// before runs on the host after each boot while its NIC is in no bridge.
 	before string
 }
 
@@ -69,6 +69,10 @@ var managerCases = []managerCase{
 		// Without any file NetworkManager makes a connection up, "Wired connection 1".
 		name: "networkmanager-nofile", manager: hostconf.NetworkManager, services: []string{"NetworkManager"}, dhcp: true,
 	},
+	{
+		name: "none", manager: hostconf.None,
+		before: "ip link set enp6s18 up; ip addr add 192.168.99.66/24 brd + dev enp6s18; ip route add default via 192.168.99.1; ip route add 198.51.100.0/24 via 192.168.99.1 metric 7",
+	},
 }
 
 // TestManagers lives through the story with every manager: in, reboot, out,
@@ -89,10 +93,8 @@ func testManager(t *testing.T, c managerCase) {
 		root = "ifupdown"
 	}
 	h := newManaged(t, root, c.files, c.services...)
+	h.before = c.before
 	h.start(t, c.address())
-	if c.before != "" {
-		h.sh(t, c.before)
-	}
 	var d hostconf.Description
 	h.profile(t, &d, "describe", managedNIC)
 	t.Logf("described: %+v", d)
