@@ -103,18 +103,24 @@ func readAddresses(d *Description, out []byte) error {
 	return nil
 }
 
-// readRoutes takes over the routes that somebody set.
+// readRoutes takes over the routes that somebody set, and those of the kernel's that
+// go with an address, as it makes none for one that is "noprefixroute". Routes over
+// gateways come last: the kernel wants to know the way to those.
 func readRoutes(d *Description, family, out string) {
+	var over []string
+	defer func() { d.Lines = append(d.Lines, over...) }()
 	for line := range strings.Lines(out) {
 		words := " " + strings.TrimSpace(line) + " "
 		switch {
-		case strings.TrimSpace(line) == "", strings.Contains(words, " proto kernel "), strings.Contains(words, " proto ra "), strings.Contains(words, " table local "):
+		case strings.TrimSpace(line) == "", strings.Contains(words, " proto ra "), strings.Contains(words, " expires "), strings.Contains(words, " table local "),
+			strings.HasPrefix(words, " fe80::/64 "), strings.HasPrefix(words, " ff00::/8 "):
 			continue
 		case strings.Contains(words, `\`), strings.Contains(words, " nhid "):
 			d.cannot("a route over it has several ways (%s)", strings.TrimSpace(line))
 			continue
 		}
 		var kept []string
+		list := &d.Lines
 		fields := strings.Fields(words)
 		for i := 0; i < len(fields); i++ {
 			switch fields[i] {
@@ -122,6 +128,7 @@ func readRoutes(d *Description, family, out string) {
 			case "expires", "pref":
 				i++
 			case "via":
+				list = &over
 				if i+1 < len(fields) {
 					d.addGateway(fields[i+1])
 				}
@@ -130,7 +137,7 @@ func readRoutes(d *Description, family, out string) {
 				kept = append(kept, fields[i])
 			}
 		}
-		d.Lines = append(d.Lines, family+" route replace "+strings.Join(kept, " "))
+		*list = append(*list, family+" route replace "+strings.Join(kept, " "))
 	}
 }
 
@@ -139,9 +146,10 @@ func (none) runtime(tree, host.Profile, Description) ([]file, error) { return ni
 func (none) permanent(_ tree, p host.Profile, d Description) ([]file, error) {
 	unit := "drawbridge-bridge-" + unitEscape(p.Bridge) + ".service"
 	const dir = "/etc/systemd/system/"
+	// Not by network.target: where nobody else makes a network, nobody asks for that.
 	return []file{
 		{Path: dir + unit, After: bootUnit(p, d)},
-		{Path: dir + "network.target.d/50-" + strings.TrimSuffix(unit, ".service") + ".conf",
+		{Path: dir + "multi-user.target.d/50-" + strings.TrimSuffix(unit, ".service") + ".conf",
 			After: []byte("# Drawbridge: \"drawbridge network rm\" removes this.\n[Unit]\nWants=" + unit + "\n")},
 	}, nil
 }
@@ -155,7 +163,7 @@ func bootUnit(p host.Profile, d Description) []byte {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Drawbridge made this: the bridge that %s is in. \"drawbridge network rm\" removes it.\n", p.Uplinks)
-	fmt.Fprintf(&b, "[Unit]\nDescription=Bridge %s of %s\nDefaultDependencies=no\nAfter=network-pre.target systemd-sysctl.service systemd-modules-load.service\nBefore=network.target\n\n", p.Bridge, p.Uplinks)
+	fmt.Fprintf(&b, "[Unit]\nDescription=Bridge %s of %s\nDefaultDependencies=no\nAfter=network-pre.target systemd-sysctl.service systemd-modules-load.service\nBefore=network.target\nWants=network.target\n\n", p.Bridge, p.Uplinks)
 	b.WriteString("[Service]\nType=oneshot\nRemainAfterExit=yes\n")
 	do := func(format string, args ...any) { fmt.Fprintf(&b, "ExecStart=-/usr/bin/env ip "+format+"\n", args...) }
 	for _, nic := range strings.Fields(p.Uplinks) {
@@ -178,23 +186,6 @@ func (none) hold(context.Context, tree, host.Profile, Description) error     { r
 func (none) takeOver(context.Context, tree, host.Profile, Description) error { return nil }
 func (none) verify(context.Context, tree, host.Profile, Description) error   { return nil }
 
-func (none) saved(ctx context.Context, _ tree, _ host.Profile, _ Description) error {
-	return reloadUnits(ctx)
-}
-
-func (none) giveBack(ctx context.Context, _ tree, _ host.Profile, _ Description) error {
-	return reloadUnits(ctx)
-}
-
-// reloadUnits makes systemd read the units' files again.
-func reloadUnits(ctx context.Context) error {
-	conn, err := systemd(ctx)
-	if err != nil {
-		return fmt.Errorf("reload systemd's units: %w", err)
-	}
-	defer conn.Close()
-	if err := conn.Object(systemdName, "/org/freedesktop/systemd1").CallWithContext(ctx, systemdName+".Manager.Reload", 0).Err; err != nil {
-		return fmt.Errorf("reload systemd's units: %w", err)
-	}
-	return nil
-}
+// Systemd need not read its units again: the next boot does.
+func (none) saved(context.Context, tree, host.Profile, Description) error    { return nil }
+func (none) giveBack(context.Context, tree, host.Profile, Description) error { return nil }

@@ -122,10 +122,8 @@ func newBridged(t *testing.T, c managerCase) *managed {
 			t.Fatalf("make %s: %v\n%s", target, err, out)
 		}
 	}
+	h.before = c.before
 	h.start(t, c.address())
-	if c.before != "" {
-		h.sh(t, c.before)
-	}
 	h.run(t, "systemd-sysusers")
 	h.run(t, "systemctl", "enable", "--now", "drawbridge")
 	return h
