@@ -336,19 +336,23 @@ func lastLines(text string, n int) string {
 
 // get asks a web server from a node and returns what it says.
 func get(ctx context.Context, from *nettest.Node, host string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	addr, err := netip.ParseAddr(host)
 	if err != nil {
 		return "", err
 	}
+	return getAt(ctx, from, netip.AddrPortFrom(addr, 80))
+}
+
+func getAt(ctx context.Context, from *nettest.Node, at netip.AddrPort) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return from.Dial(ctx, network, netip.AddrPortFrom(addr, 80))
+			return from.Dial(ctx, network, at)
 		},
 	}}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+bracket(host)+"/", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+"/", nil)
 	if err != nil {
 		return "", err
 	}

@@ -86,7 +86,7 @@ func tellStory(ctx context.Context, binary string) int {
 func (s *story) tell() error {
 	for _, chapter := range []func() error{
 		s.buildLAN, s.startDaemon, s.bootGuests, s.devices, s.leases, s.outward, s.names, s.refusals,
-		s.neighbours, s.pictures, s.guestsEnd, s.networkEnds,
+		s.neighbours, s.pictures, s.forwards, s.bridged, s.guestsEnd, s.networkEnds,
 	} {
 		if err := chapter(); err != nil {
 			return err
