@@ -137,7 +137,18 @@ func (r *Runner) act(ctx context.Context, t Txn) (Txn, error) {
 	}
 	t.Phase = Verifying
 	r.entered(t)
-	if err := r.verify(ctx, t); err != nil || t.Within == 0 || r.Probe == nil {
+	err := r.verify(ctx, t)
+	var differs *NotVerifiedError
+	if t.Within != 0 && errors.As(err, &differs) {
+		// The host's own network manager works at the same time and may have put back
+		// something just before it was told: by now it has been told.
+		r.Log.Info("looked different afterwards, and is mended", "id", t.ID, "title", t.Title, "what", differs.Error())
+		if err := r.Host.Apply(ctx, differs.Missing); err != nil {
+			return t, err
+		}
+		err = r.verify(ctx, t)
+	}
+	if err != nil || t.Within == 0 || r.Probe == nil {
 		return t, err
 	}
 	return t, r.Probe(ctx, t)
