@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
@@ -74,6 +75,10 @@ func (a *app) read(file string) ([]byte, error) {
 	raw, err := io.ReadAll(io.LimitReader(in, maxDocument+1))
 	if err != nil {
 		return nil, fmt.Errorf("read document: %w", err)
+	}
+	if len(bytes.TrimSpace(raw)) == 0 {
+		// Taken for a document without networks it would remove them all.
+		return nil, fmt.Errorf("read document: %s is empty; a document without networks is: networks: []", file)
 	}
 	if len(raw) > maxDocument {
 		return nil, fmt.Errorf("read document: %s is larger than %d bytes", file, maxDocument)

@@ -65,7 +65,14 @@ func (bridged) whatMoves(n spec.Network, f Facts) Note {
 	if len(addrs) == 0 {
 		return Note(fmt.Sprintf("%s becomes a port of %s; the host has no addresses on it", nic, n.Bridge))
 	}
-	return Note(fmt.Sprintf("%s becomes a port of %s; %s and %d routes move to %s, with the same hardware address", nic, n.Bridge, strings.Join(addrs, ", "), routes, n.Bridge))
+	switch routes {
+	case 0:
+	case 1:
+		addrs = append(addrs, "1 route")
+	default:
+		addrs = append(addrs, fmt.Sprintf("%d routes", routes))
+	}
+	return Note(fmt.Sprintf("%s becomes a port of %s; %s go to %s, with the same hardware address", nic, n.Bridge, strings.Join(addrs, ", "), n.Bridge))
 }
 
 // Leave asks for the way back: what the bridge has *now* goes to the NIC, which

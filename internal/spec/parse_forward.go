@@ -194,8 +194,12 @@ func ParseSelector(s string) (Selector, error) {
 // *InvalidError if several addresses could be meant.
 func (d Document) Select(s Selector) (map[NetworkName][]Forward, error) {
 	var exact, wide, single []found
+	within := ""
 	for _, name := range d.Names() {
 		for f := range d.Networks[name].Forwards.All() {
+			if f.Proto != ProtoAll && f.First <= s.First && s.Last <= f.Last && (s.Proto == "" || s.Proto == f.Proto) {
+				within = f.Key()
+			}
 			if f.First != s.First || f.Last != s.Last || s.Proto != "" && f.Proto != s.Proto || f.Proto == ProtoAll && s.Proto != ProtoAll {
 				continue
 			}
@@ -221,6 +225,9 @@ func (d Document) Select(s Selector) (map[NetworkName][]Forward, error) {
 				}
 			}
 		}
+	}
+	if len(chosen) == 0 && within != "" {
+		return nil, fmt.Errorf("forward %s: %w; it is a part of %s", s, ErrNotFound, within)
 	}
 	if len(chosen) == 0 {
 		return nil, fmt.Errorf("forward %s: %w", s, ErrNotFound)
