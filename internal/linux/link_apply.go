@@ -131,6 +131,9 @@ func (h *Host) changeLink(there link, want host.Link) error {
 		if err != nil {
 			return fmt.Errorf("plug link %s: %w", want.Name, err)
 		}
+		if bridge.STP && !bridge.carrier {
+			return h.plugFirst(bridge, there, want)
+		}
 		master = bridge.index
 	}
 	replug := want.Master != there.Master
@@ -172,6 +175,20 @@ func (h *Host) changeLink(there link, want host.Link) error {
 		}
 	}
 	return nil
+}
+
+// plugFirst plugs a port into a bridge that speaks the spanning tree protocol and
+// has no other that forwards. By that protocol nothing would go through for twice
+// the forward delay, 8 s at least. With a single port there can be no loop, so it
+// begins without the protocol; one that forwards goes on when that is turned on
+// (br_make_forwarding in net/bridge/br_stp.c), and later ports wait their time.
+func (h *Host) plugFirst(bridge, there link, want host.Link) error {
+	on, off := bridge, bridge
+	off.STP = false
+	if err := h.changeBridge(on, off.Link); err != nil {
+		return err
+	}
+	return errors.Join(h.changeLink(there, want), h.changeBridge(off, on.Link))
 }
 
 // A bridge gets its carrier from its first port, and some time later, from a

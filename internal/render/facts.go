@@ -34,6 +34,8 @@ type Facts struct {
 
 	// ours are the bridges of the document.
 	ours map[string]bool
+	// onLAN are the networks of the document whose bridge leads to the LAN, by that.
+	onLAN map[string]spec.NetworkName
 }
 
 // hasIPv6 says whether the host itself has an IPv6 address beyond its links,

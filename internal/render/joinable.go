@@ -113,6 +113,9 @@ func (f Facts) heldBy(l host.Link) string {
 	if master.Type != host.TypeBridge {
 		return fmt.Sprintf("%s belongs to %s (%s); name %s as the uplink", l.Name, l.Master, master.Type, l.Master)
 	}
+	if name, ok := f.onLAN[l.Master]; ok {
+		return fmt.Sprintf("%s is a port of %s, the bridge of network %q; guests can be plugged in there", l.Name, l.Master, name)
+	}
 	if f.ours[l.Master] {
 		return ""
 	}

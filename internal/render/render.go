@@ -135,7 +135,12 @@ func Wish(d spec.Document, f Facts) (host.Wish, []Note, error) {
 		}
 		return nil
 	}
-	f.ours = bridgesOf(d)
+	f.ours, f.onLAN = bridgesOf(d), map[string]spec.NetworkName{}
+	for name, n := range d.Networks {
+		if n.Mode == (bridged{}).Name() {
+			f.onLAN[n.Bridge] = name
+		}
+	}
 	for _, n := range f.Leaving {
 		mode, err := ModeOf(n.Mode)
 		if err != nil {
