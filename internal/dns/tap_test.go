@@ -45,6 +45,19 @@ func TestBatchesThroughATap(t *testing.T) {
 			t.Fatalf("ip %s: %v: %s", line, err, out)
 		}
 	}
+	// A worker of the kernel lets the port forward once it has noticed its carrier;
+	// before, the bridge drops what comes in there.
+	looks := time.NewTicker(time.Millisecond)
+	defer looks.Stop()
+	for limit := time.Now().Add(10 * time.Second); ; <-looks.C {
+		state, err := os.ReadFile("/sys/class/net/tap7/brport/state")
+		if err == nil && strings.TrimSpace(string(state)) == "3" { // BR_STATE_FORWARDING
+			break
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("the port does not forward: state %q, %v", state, err)
+		}
+	}
 	link, err := net.InterfaceByName("virbr0")
 	if err != nil {
 		t.Fatal(err)
