@@ -37,6 +37,7 @@ import (
 type settings struct {
 	stateDir, runDir, socket string
 	defaultNetwork           bool
+	ownTables                bool
 	guestsUnit, guardUnit    string
 	logLevel                 slog.Level
 }
@@ -68,6 +69,7 @@ func daemonCommand() *cobra.Command {
 	s.flags(c)
 	f.StringVar(&s.socket, "socket", "", "where to listen (default RUN-DIR/drawbridge.sock)")
 	f.BoolVar(&s.defaultNetwork, "default-network", false, "create the NAT network \"default\" if there never was a network")
+	f.BoolVar(&s.ownTables, "own-tables", true, "keep other programs, and nft flush ruleset, out of drawbridge's nftables tables (Linux 6.9)")
 	f.StringVar(&s.guestsUnit, "guests-unit", "", "systemd unit that runs the guest services (default: a process started by the daemon)")
 	f.StringVar(&s.guardUnit, "guard-unit", "", "systemd unit with @ that guards a change (default: a process started by the daemon)")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
@@ -111,6 +113,11 @@ func runDaemon(ctx context.Context, s settings) error {
 	ln, err := listen(s.socket)
 	if err != nil {
 		return err
+	}
+	if s.ownTables {
+		if err := d.linux.OwnTables(ctx); err != nil {
+			log.Warn("nftables tables are open to other programs; what they break is put back", "why", err)
+		}
 	}
 	if err := d.engine.Start(ctx); err != nil {
 		return err

@@ -78,8 +78,8 @@ func (e *Engine) draftDoors(ctx context.Context, want spec.Document, changes []d
 		return draft{}, err
 	}
 	goal, keys := e.doors(ctx, want, changes)
-	keys = append(keys, host.SysctlKey(bridgeFilter))
-	for _, tap := range e.targetTaps(changes) {
+	keys = append(keys, bridgeFilters...)
+	for _, tap := range e.targetTaps(ctx, want, changes) {
 		keys = append(keys, host.LinkKey(tap))
 	}
 	seen, err := e.Host.Observe(ctx, keys...)

@@ -93,6 +93,17 @@ func (g *guests) addr(n spec.Network, guest string, six bool) (netip.Addr, bool)
 	return netip.Addr{}, false
 }
 
+// addrs are the addresses that the host saw a guest use on a network.
+func (g *guests) addrs(n spec.Network, mac string) []string {
+	var addrs []string
+	for _, seen := range g.seen() {
+		if mac != "" && seen.Link == n.Bridge && seen.MAC == mac {
+			addrs = append(addrs, seen.Addr.String())
+		}
+	}
+	return addrs
+}
+
 func (g *guests) seen() []Neighbour {
 	if !g.asked {
 		g.asked = true

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"slices"
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/spec"
@@ -13,11 +14,12 @@ import (
 // then: such a port also gives a guest its own broadcasts back, which breaks
 // duplicate address detection in old guests.
 func (e *Engine) hairpins(ctx context.Context, doc spec.Document, seen host.State) map[string]bool {
-	filter, _ := seen[host.SysctlKey(bridgeFilter)].(host.Sysctl)
-	if filter.Value != "1" {
+	filtered4, filtered6 := isOne(seen, bridgeFilters[0]), isOne(seen, bridgeFilters[1])
+	if !filtered4 && !filtered6 {
 		return nil
 	}
 	ports := map[string]bool{}
+	who := e.guests(ctx, doc)
 	for _, n := range doc.Networks {
 		if n.Forwards.Len() == 0 || !n.Started {
 			continue
@@ -25,7 +27,7 @@ func (e *Engine) hairpins(ctx context.Context, doc spec.Document, seen host.Stat
 		// By names: there may be many more forwards than guests.
 		taps := map[string][]string{}
 		for _, p := range e.portsOn(ctx, n, seen) {
-			for _, name := range e.namesOf(n, p) {
+			for _, name := range slices.Concat(e.namesOf(n, p), who.addrs(n, p.MAC)) {
 				taps[name] = append(taps[name], p.Tap)
 			}
 		}
@@ -33,12 +35,20 @@ func (e *Engine) hairpins(ctx context.Context, doc spec.Document, seen host.Stat
 			continue
 		}
 		for f := range n.Forwards.All() {
+			if f.Listen.Is6() && !filtered6 || f.Listen.Is4() && !filtered4 {
+				continue
+			}
 			for _, tap := range taps[f.Target] {
 				ports[tap] = true
 			}
 		}
 	}
 	return ports
+}
+
+func isOne(seen host.State, parameter host.Key) bool {
+	s, _ := seen[parameter].(host.Sysctl)
+	return s.Value == "1"
 }
 
 // portsOn are the ports of a network: ours, and those that others plugged in,
@@ -83,7 +93,7 @@ func (e *Engine) namesOf(n spec.Network, p host.Port) []string {
 // reflectsNow adds to a change of forwards the ports whose hairpin mode it needs.
 func (e *Engine) reflectsNow(ctx context.Context, doc spec.Document, changes []doorChange, seen host.State) host.State {
 	goal := host.State{}
-	taps := e.targetTaps(changes)
+	taps := e.targetTaps(ctx, doc, changes)
 	if len(taps) == 0 {
 		return goal
 	}
@@ -98,11 +108,12 @@ func (e *Engine) reflectsNow(ctx context.Context, doc spec.Document, changes []d
 }
 
 // targetTaps are the taps of the guests that changed forwards lead to.
-func (e *Engine) targetTaps(changes []doorChange) []string {
+func (e *Engine) targetTaps(ctx context.Context, doc spec.Document, changes []doorChange) []string {
 	var taps []string
+	who := e.guests(ctx, doc)
 	for _, p := range e.live {
 		for _, c := range changes {
-			if p.Network == string(c.network.Name) && e.isTarget(c, p) {
+			if p.Network == string(c.network.Name) && who.isTarget(c, p) {
 				taps = append(taps, p.Tap)
 				break
 			}
@@ -111,9 +122,17 @@ func (e *Engine) targetTaps(changes []doorChange) []string {
 	return taps
 }
 
-func (e *Engine) isTarget(c doorChange, p host.Port) bool {
-	for _, name := range e.namesOf(c.network, p) {
-		if c.old != nil && c.old.Target == name || c.new != nil && c.new.Target == name {
+func (g *guests) isTarget(c doorChange, p host.Port) bool {
+	names := g.e.namesOf(c.network, p)
+	for _, f := range []*spec.Forward{c.old, c.new} {
+		if f == nil {
+			continue
+		}
+		if slices.Contains(names, f.Target) {
+			return true
+		}
+		// Neighbours are read only for a guest that chose its address itself.
+		if _, fixed := f.TargetAddr(); fixed && slices.Contains(g.addrs(c.network, p.MAC), f.Target) {
 			return true
 		}
 	}

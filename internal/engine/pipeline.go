@@ -117,8 +117,11 @@ func (e *Engine) planFor(ctx context.Context, doc spec.Document, facts render.Fa
 
 const forwarding6 = "net/ipv6/conf/all/forwarding"
 
-// bridgeFilter is 1 while br_netfilter shows bridged frames to the IP hooks.
-const bridgeFilter = "net/bridge/bridge-nf-call-iptables"
+// bridgeFilters are 1 while br_netfilter shows bridged frames to the IP hooks,
+// those of IPv4 and those of IPv6.
+var bridgeFilters = []host.Key{
+	host.SysctlKey("net/bridge/bridge-nf-call-iptables"), host.SysctlKey("net/bridge/bridge-nf-call-ip6tables"),
+}
 
 // look reads the host.
 func (e *Engine) look(ctx context.Context) (render.Facts, error) {
@@ -126,7 +129,7 @@ func (e *Engine) look(ctx context.Context) (render.Facts, error) {
 	if err != nil {
 		return render.Facts{}, fmt.Errorf("look at the host: %w", err)
 	}
-	probe, err := e.Host.Observe(ctx, host.SysctlKey(forwarding6), host.SysctlKey(bridgeFilter))
+	probe, err := e.Host.Observe(ctx, append([]host.Key{host.SysctlKey(forwarding6)}, bridgeFilters...)...)
 	if err != nil {
 		return render.Facts{}, fmt.Errorf("look at the host: %w", err)
 	}

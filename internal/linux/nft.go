@@ -36,6 +36,8 @@ type nftAdapter struct {
 	// texts are rules too long to be kept in the kernel, by their hash. After a
 	// restart such a rule is seen as changed, and made again once.
 	texts map[string]string
+	// tableFlags are those that our tables are made with; see OwnTables.
+	tableFlags uint32
 }
 
 // newNFT opens the conversation with nf_tables in this network namespace.
@@ -292,7 +294,7 @@ func remakesSet(steps []plan.Step) bool {
 // try sends one transaction. Tables in reset are deleted first.
 func (a *nftAdapter) try(reset []host.Table, steps []plan.Step) error {
 	v := a.view()
-	b := &nftBatch{known: map[host.Key]*nftSet{}, find: v.set, remember: a.remember}
+	b := &nftBatch{known: map[host.Key]*nftSet{}, find: v.set, remember: a.remember, tableFlags: a.tableFlags}
 	for _, t := range reset {
 		b.delTable(t)
 	}

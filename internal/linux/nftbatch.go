@@ -15,6 +15,8 @@ import (
 type nftBatch struct {
 	msgs   []nftMessage
 	lastID uint32
+	// tableFlags are those of tables that are made.
+	tableFlags uint32
 	// known are the sets that rules and elements of this batch refer to.
 	known map[host.Key]*nftSet
 	// find asks the kernel for a set that the batch does not make.
@@ -150,9 +152,9 @@ func (b *nftBatch) build(steps []plan.Step) error {
 	return nil
 }
 
+// newTable makes a table, or wakes one that somebody made dormant.
 func (b *nftBatch) newTable(t host.Table) {
-	// Flags 0 also wakes a table that somebody made dormant.
-	attrs := putU32(putText(nil, unix.NFTA_TABLE_NAME, t.Name), unix.NFTA_TABLE_FLAGS, 0)
+	attrs := putU32(putText(nil, unix.NFTA_TABLE_NAME, t.Name), unix.NFTA_TABLE_FLAGS, b.tableFlags)
 	b.add(unix.NFT_MSG_NEWTABLE, t.Family, netlink.Create, attrs, t.Key().String())
 }
 

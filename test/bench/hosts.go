@@ -36,14 +36,15 @@ type Host struct {
 
 const resolvConf = "nameserver " + upstreamAddr + "\n"
 
-// newOurs makes a host on which drawbridge runs.
-func newOurs(ctx context.Context, b *Bench, name string) (*Host, error) {
+// newOurs makes a host on which drawbridge runs, its daemon with these flags.
+func newOurs(ctx context.Context, b *Bench, name string, flags ...string) (*Host, error) {
 	h := &Host{dir: filepath.Join(b.scratch, name), tool: b.binary, ready: []string{"status"}}
 	h.socket = filepath.Join(h.dir, "run", "drawbridge.sock")
 	h.flags = []string{"--socket", h.socket}
 	h.client = api.Dial(h.socket)
 	h.start = func(ctx context.Context) *exec.Cmd {
-		return h.node.Command(ctx, b.binary, "daemon", "--state-dir", filepath.Join(h.dir, "state"), "--run-dir", filepath.Join(h.dir, "run"))
+		args := []string{"daemon", "--state-dir", filepath.Join(h.dir, "state"), "--run-dir", filepath.Join(h.dir, "run")}
+		return h.node.Command(ctx, b.binary, append(args, flags...)...)
 	}
 	// The run directory is on a tmpfs, as /run is.
 	if err := os.MkdirAll(filepath.Join(h.dir, "run"), 0o755); err != nil {

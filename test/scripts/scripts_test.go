@@ -16,7 +16,10 @@
 //	                      repeat a command until its output matches, at most so long
 //	services pid|kill     print, or kill, the process that serves guests
 //	guest NAME BRIDGE     a guest without QEMU: a namespace behind a port of BRIDGE
-//	in NAME CMD ARGS      run a command in that guest
+//	in NAME CMD ARGS      run a command in that guest; shells find $WORK in their environment
+//	calls WHO PROTO ADDRESS:PORT SOURCE
+//	                      WHO (lan, host or a guest) asks a server that answers with the
+//	                      address that it sees, tcp or udp, until it says SOURCE
 package scripts
 
 import (
@@ -26,11 +29,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -73,11 +79,29 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		Setup:               setup,
+		Condition:           condition,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"daemon": cmdDaemon, "db": run(client), "host": run(onHost), "lan": run(onLAN),
-			"within": cmdWithin, "services": cmdServices, "guest": cmdGuest, "in": run(inGuest),
+			"within": cmdWithin, "services": cmdServices, "guest": cmdGuest, "in": run(inGuest), "calls": cmdCalls,
 		},
 	})
+}
+
+// condition knows [kernel:MAJOR.MINOR], that version or a later one.
+func condition(cond string) (bool, error) {
+	least, ok := strings.CutPrefix(cond, "kernel:")
+	var want, have [2]int
+	if _, err := fmt.Sscanf(least, "%d.%d", &want[0], &want[1]); !ok || err != nil {
+		return false, fmt.Errorf("unknown condition %q", cond)
+	}
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		return false, err
+	}
+	if _, err := fmt.Sscanf(string(release), "%d.%d", &have[0], &have[1]); err != nil {
+		return false, err
+	}
+	return slices.Compare(have[:], want[:]) >= 0, nil
 }
 
 // world is what one script has: a host in a LAN, and its guests.
@@ -179,7 +203,7 @@ func run(of making) func(*testscript.TestScript, bool, []string) {
 			ts.Fatalf("no command")
 		}
 		cmd := of(ts, args)
-		cmd.Dir = ts.Getenv("WORK")
+		cmd.Dir, cmd.Env = ts.Getenv("WORK"), environment(ts)
 		cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()
 		err := cmd.Run()
 		var exit *exec.ExitError
@@ -193,6 +217,11 @@ func run(of making) func(*testscript.TestScript, bool, []string) {
 			ts.Fatalf("unexpected result of %q: %v", args, err)
 		}
 	}
+}
+
+// environment tells shells where the script's own files are: they start in /.
+func environment(ts *testscript.TestScript) []string {
+	return append(os.Environ(), "WORK="+ts.Getenv("WORK"))
 }
 
 // cmdWithin repeats a command until its output matches.
@@ -217,12 +246,54 @@ func cmdWithin(ts *testscript.TestScript, neg bool, args []string) {
 	defer tick.Stop()
 	var last []byte
 	for end := time.Now().Add(limit); time.Now().Before(end); <-tick.C {
-		last, _ = of(ts, args[1:]).CombinedOutput()
+		cmd := of(ts, args[1:])
+		cmd.Env = environment(ts)
+		last, _ = cmd.CombinedOutput()
 		if want.Match(last) != absent {
 			return
 		}
 	}
 	ts.Fatalf("%q did not come to %q within %s; last:\n%s", args, want, limit, last)
+}
+
+// cmdCalls asks again while there is no answer, as a client does whose first
+// packet came before the server listened; a wrong answer is wrong at once.
+func cmdCalls(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 4 {
+		ts.Fatalf("usage: calls WHO tcp|udp ADDRESS:PORT SOURCE")
+	}
+	to, err := netip.ParseAddrPort(args[2])
+	ts.Check(err)
+	family := "4"
+	if to.Addr().Is6() {
+		family = "6"
+	}
+	target := strings.ToUpper(args[1]) + family + ":" + args[2]
+	if args[1] == "tcp" {
+		target += ",connect-timeout=2"
+	}
+	of, who := inGuest, []string{args[0]}
+	switch args[0] {
+	case "lan":
+		of, who = onLAN, nil
+	case "host":
+		of, who = onHost, nil
+	}
+	var last []byte
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); {
+		ask := of(ts, append(who, "socat", "-t0.5", "-T2", "-", target))
+		ask.Stdin = strings.NewReader("whoami\n")
+		last, _ = ask.CombinedOutput()
+		seen, err := netip.ParseAddr(strings.Trim(strings.TrimSpace(string(last)), "[]"))
+		if err != nil {
+			continue
+		}
+		if seen.Unmap().String() != args[3] {
+			ts.Fatalf("the guest saw %s", seen)
+		}
+		return
+	}
+	ts.Fatalf("no answer; last:\n%s", last)
 }
 
 func cmdDaemon(ts *testscript.TestScript, neg bool, args []string) {
