@@ -40,6 +40,7 @@ type settings struct {
 	ownTables                bool
 	guestsUnit, guardUnit    string
 	logLevel                 slog.Level
+	web                      rest.Web
 }
 
 const defaultStateDir = "/var/lib/drawbridge"
@@ -47,13 +48,14 @@ const defaultStateDir = "/var/lib/drawbridge"
 func daemonCommand() *cobra.Command {
 	var s settings
 	var level string
+	var origins []string
 	c := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run the daemon in the foreground",
 		Long: "Run the daemon in the foreground. It makes the host what the document says, answers the\n" +
 			"other commands on its socket, and puts back what is changed behind its back. Ending it\n" +
 			"leaves networks, rules and services as they are.",
-		Example: "  drawbridge daemon\n  drawbridge daemon --state-dir /tmp/s --run-dir /tmp/r   # a second one, in a network namespace",
+		Example: "  drawbridge daemon\n  drawbridge daemon --listen 127.0.0.1:8420   # with the web page; drawbridge web makes a login link\n  drawbridge daemon --state-dir /tmp/s --run-dir /tmp/r   # a second one, in a network namespace",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if err := s.logLevel.UnmarshalText([]byte(level)); err != nil {
@@ -61,6 +63,9 @@ func daemonCommand() *cobra.Command {
 			}
 			if !c.Flags().Changed("socket") {
 				s.socket = filepath.Join(s.runDir, "drawbridge.sock")
+			}
+			if err := s.readWeb(origins); err != nil {
+				return err
 			}
 			return runDaemon(c.Context(), s)
 		},
@@ -72,6 +77,9 @@ func daemonCommand() *cobra.Command {
 	f.BoolVar(&s.ownTables, "own-tables", true, "keep other programs, and nft flush ruleset, out of drawbridge's nftables tables (Linux 6.9)")
 	f.StringVar(&s.guestsUnit, "guests-unit", "", "systemd unit that runs the guest services (default: a process started by the daemon)")
 	f.StringVar(&s.guardUnit, "guard-unit", "", "systemd unit with @ that guards a change (default: a process started by the daemon)")
+	f.StringVar(&s.web.Listen, "listen", "", "also serve the web page and the API by TCP at ADDRESS:PORT, plain HTTP (default: off until \"drawbridge web\")")
+	f.BoolVar(&s.web.Anywhere, "listen-anywhere", false, "let --listen be no loopback address: others on the network can read along, so put TLS before it")
+	f.StringArrayVar(&origins, "web-origin", nil, "what browsers call the page behind a proxy, such as https://kvm1.example.com (repeatable)")
 	f.StringVar(&level, "log-level", "info", "debug, info, warn or error")
 	return c
 }
@@ -95,6 +103,7 @@ type running struct {
 	profiles *hostconf.Profiles
 	engine   *engine.Engine
 	counts   *store.Tally
+	keyStore *store.Keys
 	hints    chan engine.Hint
 }
 
@@ -131,9 +140,10 @@ func runDaemon(ctx context.Context, s settings) error {
 	if err := d.follow(ctx); err != nil {
 		return err
 	}
-	server := rest.New(rest.Config{
-		Engine: d.engine, Log: log, Version: version(), Modes: modes(), ServicesPID: d.servicesPID,
-	})
+	server, err := d.serve()
+	if err != nil {
+		return err
+	}
 	if why := d.resolved.Absence(ctx); why != nil {
 		log.Info("the host's resolver is not told of guests' names", "why", why)
 	}
@@ -262,6 +272,9 @@ func (d *running) close() {
 	}
 	if d.counts != nil {
 		d.counts.Close()
+	}
+	if d.keyStore != nil {
+		d.keyStore.Close()
 	}
 	if d.store != nil {
 		d.store.Close()

@@ -14,7 +14,7 @@ type Problem struct {
 	Title  string `json:"title" doc:"The HTTP status in words"`
 	Status int    `json:"status"`
 	Detail string `json:"detail"`
-	Code   string `json:"code" enum:"bad-request,forbidden,not-found,exists,in-use,cuts-guests,foreign,unrestorable,invalid,pending,too-large,unavailable,internal" doc:"For programs: what kind of problem it is"`
+	Code   string `json:"code" enum:"bad-request,login,forbidden,not-found,exists,in-use,cuts-guests,foreign,unrestorable,invalid,pending,too-large,unavailable,internal" doc:"For programs: what kind of problem it is"`
 	// Field is the field that is wrong, for code invalid.
 	Field string `json:"field,omitempty" doc:"The field that is wrong, for code invalid"`
 	// Guests would be cut off, for code cuts-guests.
@@ -23,7 +23,9 @@ type Problem struct {
 
 // The codes of problems.
 const (
-	CodeBadRequest   = "bad-request"
+	CodeBadRequest = "bad-request"
+	// CodeLogin: log in first, or again.
+	CodeLogin        = "login"
 	CodeForbidden    = "forbidden"
 	CodeNotFound     = "not-found"
 	CodeExists       = "exists"

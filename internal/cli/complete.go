@@ -99,3 +99,13 @@ func changeIDs(ctx context.Context, c *api.Client) ([]string, error) {
 	changes, err := c.Changes(ctx)
 	return describe(changes, err, func(ch api.Change) (string, string) { return ch.ID, ch.Title })
 }
+
+func sessionIDs(ctx context.Context, c *api.Client) ([]string, error) {
+	sessions, err := c.Sessions(ctx)
+	return describe(sessions, err, func(s api.Session) (string, string) { return s.ID, s.By + " " + s.Browser })
+}
+
+func tokenNames(ctx context.Context, c *api.Client) ([]string, error) {
+	tokens, err := c.Tokens(ctx)
+	return describe(tokens, err, func(t api.Token) (string, string) { return t.Name, may(t.ReadOnly) })
+}

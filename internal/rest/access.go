@@ -1,15 +1,19 @@
 package rest
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os/user"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"drawbridge/internal/api"
+	"drawbridge/internal/login"
 	"drawbridge/internal/spec"
 )
 
@@ -24,7 +28,24 @@ type caller struct {
 	name string
 	// networks on which a user that is no admin may have ports.
 	networks []spec.NetworkName
+	// readOnly callers may only look.
+	readOnly bool
+	// known says who it is, where the kernel does not: "token NAME", "page login
+	// ID (WHO)".
+	known string
+	// session of a browser, "" for others; token that let somebody in.
+	session login.Session
+	token   string
+	// until is when what let him in ends; zero: never.
+	until time.Time
 }
+
+// who is how the caller is written beside what he does; "" for root and the
+// group.
+func (c caller) who() string { return cmp.Or(c.known, c.name) }
+
+// granted is who asked for the right to come in, as it is kept with it.
+func (c caller) granted() string { return userName(c.peer.UID) }
 
 type callerKey struct{}
 
@@ -33,14 +54,23 @@ func callerOf(ctx context.Context) caller {
 	return c
 }
 
-// admit lets root and the group do everything, a user that some network's
+// admit says who asks and refuses those who may not. A token counts wherever it
+// comes from; else the kernel says who is at the other end of the unix socket,
+// and a session's cookie by TCP.
+func (s *Server) admit(r *http.Request) (caller, error) {
+	if r.Header.Get("Authorization") != "" {
+		return s.admitToken(r)
+	}
+	if peer, known := r.Context().Value(peerKey{}).(Peer); known {
+		return s.admitPeer(r, peer)
+	}
+	return s.admitBrowser(r)
+}
+
+// admitPeer lets root and the group do everything, a user that some network's
 // allow-users names read everything and plug and unplug ports, and nobody else
 // in. What exactly such a user may plug is checked where the network is known.
-func (s *Server) admit(r *http.Request) (caller, error) {
-	peer, known := r.Context().Value(peerKey{}).(Peer)
-	if !known {
-		return caller{}, &api.Problem{Status: http.StatusForbidden, Code: api.CodeForbidden, Detail: "the kernel does not say who you are"}
-	}
+func (s *Server) admitPeer(r *http.Request, peer Peer) (caller, error) {
 	c := caller{peer: peer, admin: peer.UID == 0 || peer.In(s.adminGID)}
 	if c.admin {
 		return c, nil
@@ -55,10 +85,93 @@ func (s *Server) admit(r *http.Request) (caller, error) {
 	switch {
 	case len(c.networks) == 0:
 		return c, forbidden("%s may not use drawbridge here: use sudo%s, or be named in a network's allow-users", c.name, s.joinGroup(c.name))
-	case r.Method == http.MethodGet || r.Method == http.MethodHead || strings.HasPrefix(r.URL.Path, "/"+api.Version+"/ports"):
+	case secret(r):
+		return c, forbidden("%s may not see who is let in: use sudo", c.name)
+	case reads(r) || below(r, "/ports"):
 		return c, nil
 	}
 	return c, forbidden("%s may read, and plug and unplug ports of his own on %s, but not change networks: use sudo", c.name, spell(c.networks))
+}
+
+// admitToken lets in whoever knows a token's secret (RFC 6750).
+func (s *Server) admitToken(r *http.Request) (caller, error) {
+	scheme, key, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || s.Keys == nil {
+		return caller{}, loginProblem("send a token as Authorization: Bearer TOKEN; \"drawbridge token add\" makes one")
+	}
+	t, err := s.Keys.Token(strings.TrimSpace(key))
+	if errors.Is(err, login.ErrUnknown) {
+		return caller{}, loginProblem("that token is not known here, or no longer good; see drawbridge token ls")
+	}
+	if err != nil {
+		return caller{}, err
+	}
+	c := caller{admin: true, readOnly: t.ReadOnly, known: "token " + t.Name, token: t.ID, peer: Peer{UID: nobodyUID, GID: nobodyUID}}
+	if t.Until != nil {
+		c.until = *t.Until
+	}
+	return c, c.mayAsk(r)
+}
+
+// admitBrowser lets in whoever has a session's cookie, and lets only those
+// change something who know the session's second secret too.
+func (s *Server) admitBrowser(r *http.Request) (caller, error) {
+	session, err := s.sessionOf(r)
+	if err != nil {
+		return caller{}, err
+	}
+	c := caller{
+		admin: true, readOnly: session.ReadOnly, known: "page login " + session.ID + " (" + session.By + ")", session: session,
+		token: session.Token, until: session.Until(), peer: Peer{UID: nobodyUID, GID: nobodyUID},
+	}
+	if !reads(r) && !session.Holds(r.Header.Get(api.KeyHeader)) {
+		return c, loginProblem("this browser may only look, as its key is gone: log in again with a new link from \"sudo drawbridge web\"")
+	}
+	return c, c.mayAsk(r)
+}
+
+// nobodyUID stands for those that the kernel does not know: it is never root.
+const nobodyUID = 65534
+
+// mayAsk is what those may who were let in by a secret: everything but letting
+// others in, which would make them outlive their own secret; read-only ones look
+// at networks and at nothing else.
+func (c caller) mayAsk(r *http.Request) error {
+	switch {
+	case grants(r):
+		return forbidden("only root and the group may let others in, on the host itself: use sudo drawbridge")
+	case !c.readOnly || ownSession(r):
+		return nil
+	case secret(r) || !reads(r):
+		return forbidden("%s may only look", c.known)
+	}
+	return nil
+}
+
+func reads(r *http.Request) bool { return r.Method == http.MethodGet || r.Method == http.MethodHead }
+
+// grants tells calls that make keys from others.
+func grants(r *http.Request) bool {
+	return r.Method == http.MethodPost && (below(r, "/web") || below(r, "/tokens"))
+}
+
+// secret tells calls that read more than the state of networks from others: who
+// is let in, and what guests send.
+func secret(r *http.Request) bool {
+	return below(r, "/tokens") || below(r, "/sessions") || below(r, "/capture")
+}
+
+// ownSession is the caller's own login, which everybody may look at and end.
+func ownSession(r *http.Request) bool { return r.URL.Path == "/"+api.Version+"/session" }
+
+// below tells whether a call is path, without the version, or further down.
+func below(r *http.Request, path string) bool {
+	path = "/" + api.Version + path
+	return r.URL.Path == path || strings.HasPrefix(r.URL.Path, path+"/")
+}
+
+func loginProblem(detail string) error {
+	return &api.Problem{Status: http.StatusUnauthorized, Code: api.CodeLogin, Detail: detail}
 }
 
 // joinGroup says how to become a member of the group, where there is one.

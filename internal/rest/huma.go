@@ -27,14 +27,15 @@ type Changing struct {
 
 func (c Changing) options(ctx context.Context) engine.Options {
 	return engine.Options{
-		DryRun: c.DryRun, CutGuests: c.CutGuests, Within: time.Duration(c.Within) * time.Second, Who: callerOf(ctx).name,
+		DryRun: c.DryRun, CutGuests: c.CutGuests, Within: time.Duration(c.Within) * time.Second, Who: callerOf(ctx).who(),
 	}
 }
 
 func (s *Server) humaConfig() huma.Config {
 	c := huma.DefaultConfig("Drawbridge", api.Version)
-	c.Info.Description = "The network of KVM guests on this host. Served on a unix socket; " +
-		"every call is authorised by the credentials of the peer. Errors are problems of RFC 9457."
+	c.Info.Description = "The network of KVM guests on this host. Served on a unix socket, where " +
+		"every call is authorised by the credentials of the peer, and by TCP on loopback if asked, where a token is sent as " +
+		"Authorization: Bearer, or a browser has a session. Errors are problems of RFC 9457."
 	c.Servers = []*huma.Server{{URL: "http://drawbridge", Description: "the unix socket, by default " + api.DefaultSocket}}
 	// No page of documentation (it would load scripts from elsewhere), no links
 	// to schemas in answers, and no OpenAPI made anew for each who asks.
@@ -66,8 +67,8 @@ func (s *Server) humaConfig() huma.Config {
 func (s *Server) operation(id, method, path, summary string) huma.Operation {
 	return huma.Operation{
 		OperationID: id, Method: method, Path: "/" + api.Version + path, Summary: summary,
-		MaxBodyBytes: maxBody,
-		Responses:    map[string]*huma.Response{"default": s.problemResponse()},
+		MaxBodyBytes: maxBody, BodyReadTimeout: s.HeaderTimeout,
+		Responses: map[string]*huma.Response{"default": s.problemResponse()},
 	}
 }
 
@@ -131,7 +132,7 @@ func (s *Server) done(ctx context.Context, change func() (engine.Result, error))
 	out.DurationMS = float64(s.Now().Sub(began).Microseconds()) / 1000
 	if !res.DryRun && res.ID != "" {
 		s.Log.Info("changed", "title", res.Title, "change", res.ID, "phase", res.Phase, "steps", len(res.Steps),
-			"uid", callerOf(ctx).peer.UID, "request", ctx.Value(requestKey{}))
+			"uid", callerOf(ctx).peer.UID, "who", callerOf(ctx).who(), "request", ctx.Value(requestKey{}))
 	}
 	return out, nil
 }

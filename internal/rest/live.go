@@ -142,7 +142,7 @@ func (s *Server) networkOf(r engine.PortRequest) (spec.NetworkName, error) {
 
 func ownerOf(name string, c caller) (int, error) {
 	if name == "" {
-		if c.peer.UID != 0 {
+		if c.peer.UID != 0 && c.known == "" {
 			return int(c.peer.UID), nil
 		}
 		return -1, nil

@@ -48,6 +48,10 @@ func (s *Server) openPort(w http.ResponseWriter, r *http.Request) {
 			"descriptors come over a connection that is upgraded: send Connection: Upgrade and Upgrade: "+api.FDProtocol))
 		return
 	}
+	if _, local := r.Context().Value(peerKey{}).(Peer); !local {
+		s.refuse(w, r, newProblem(http.StatusBadRequest, api.CodeBadRequest, "descriptors are handed over on the unix socket only"))
+		return
+	}
 	in, err := readPortRequest(r)
 	if err != nil {
 		s.refuse(w, r, err)

@@ -19,7 +19,7 @@ func raw(t *testing.T, socket, method, path, body string) (int, string, []byte) 
 			return d.DialContext(ctx, "unix", socket)
 		},
 	}}
-	req, err := http.NewRequestWithContext(t.Context(), method, "http://x"+path, strings.NewReader(body))
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://drawbridge"+path, strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func get(t *testing.T, socket, path, accept string) []byte {
 			return d.DialContext(ctx, "unix", socket)
 		},
 	}}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://x"+path, nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://drawbridge"+path, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,11 +1,13 @@
 // Package rest is the HTTP face: the calls of package api, served over a unix
-// socket to whom the rules of access let in, and described by OpenAPI.
+// socket, and by TCP where asked, to whom the rules of access let in, and described by OpenAPI.
 //
 // It owns paths, access, limits, the form of errors, and the translation
 // between wire types and the engine's. It does not know kernels, nor how a
 // change is carried out.
 //
-// Start reading at New and Serve below. Access is in peer.go and access.go, the
+// Start reading at New and Serve below. Access is in peer.go, access.go and
+// origin.go, the way in for browsers in web.go and sessions.go, the page itself
+// in package page, the
 // calls in networks.go, live.go and changes.go, descriptors in open.go, the
 // document's form in document.go, errors in problems.go.
 package rest
@@ -31,6 +33,8 @@ import (
 
 	"drawbridge/internal/api"
 	"drawbridge/internal/engine"
+	"drawbridge/internal/login"
+	"drawbridge/internal/rest/page"
 	"drawbridge/internal/spec"
 	"drawbridge/internal/txn"
 )
@@ -67,6 +71,9 @@ const (
 	maxBody = 8 << 20
 	// maxHeader is far above what our client sends.
 	maxHeader = 64 << 10
+	// maxWebHeader is enough for a browser with cookies of other programs on the
+	// same host name.
+	maxWebHeader = 16 << 10
 	// maxConnections of one user id other than root at one time: the socket is
 	// open to everybody, and one user shall not use up the daemon's descriptors.
 	maxConnections = 128
@@ -90,6 +97,10 @@ type Config struct {
 	Boottime func() int64
 	// HeaderTimeout bounds how long a client may take to say what it wants.
 	HeaderTimeout time.Duration
+	// Keys are those who are let in by a secret; nil lets in by the kernel's word
+	// alone, and has no page.
+	Keys *login.Keys
+	Web  Web
 }
 
 // Server answers the calls of package api.
@@ -110,6 +121,11 @@ type Server struct {
 	// stop ends watchers when the server shuts down.
 	stop    context.Context
 	stopAll context.CancelFunc
+	// csrf is one of the guards against other sites' pages; door is where browsers
+	// come in.
+	csrf *http.CrossOriginProtection
+	door door
+	page http.Handler
 }
 
 // New makes a server; it answers once it has a listener.
@@ -130,6 +146,7 @@ func New(c Config) *Server {
 		c.HeaderTimeout = 5 * time.Second
 	}
 	s := &Server{Config: c, started: c.Now(), mux: http.NewServeMux(), runID: newRunID(), adminGID: groupID(c.AdminGroup)}
+	s.csrf, s.page = http.NewCrossOriginProtection(), page.Handler()
 	s.stop, s.stopAll = context.WithCancel(context.Background())
 	s.huma = humago.New(s.mux, s.humaConfig())
 	s.register()
@@ -159,13 +176,15 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	go func() { ended <- s.http.Serve(newFairListener(l, maxConnections)) }()
 	select {
 	case err := <-ended:
+		s.CloseWeb()
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
 	s.stopAll()
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
-	if err := s.http.Shutdown(late); err != nil {
+	err := s.shutDoor(late)
+	if err = errors.Join(err, s.http.Shutdown(late)); err != nil {
 		return errors.Join(fmt.Errorf("end the API: %w", err), s.http.Close())
 	}
 	return nil
@@ -193,6 +212,7 @@ func (s *Server) register() {
 	s.registerDocument()
 	s.registerChanges()
 	s.registerEvents()
+	s.registerWeb()
 	s.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json")
 		_, _ = w.Write(s.openAPI)
@@ -209,22 +229,41 @@ func (s *Server) register() {
 	})
 }
 
-// outermost numbers requests, limits bodies, and lets nobody in who has no
-// business here.
+// outermost numbers requests, limits bodies and what a browser may do, and lets
+// nobody in who has no business here. The page itself has no secrets: it is what
+// logs in.
 func (s *Server) outermost(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := s.runID + "-" + strconv.FormatUint(s.requests.Add(1), 10)
+		harden(w.Header())
 		w.Header().Set("X-Request-Id", id)
 		w.Header().Set("Cache-Control", "no-store")
+		if _, known := r.Context().Value(peerKey{}).(Peer); !known {
+			w = paced(w, slowest)
+		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		if err := s.comesFromHere(r); err != nil {
+			s.refuse(w, r, err)
+			return
+		}
+		if s.Keys != nil && page.Has(r.URL.Path) {
+			s.page.ServeHTTP(w, r)
+			return
+		}
+		ctx := context.WithValue(r.Context(), requestKey{}, id)
+		if isEntry(r) {
+			next.ServeHTTP(w, r.WithContext(ctx))
+			return
+		}
 		caller, err := s.admit(r)
 		if err != nil {
 			s.refuse(w, r, err)
 			return
 		}
 		s.sayPending(w)
-		ctx := context.WithValue(r.Context(), callerKey{}, caller)
-		next.ServeHTTP(w, r.WithContext(context.WithValue(ctx, requestKey{}, id)))
+		ctx, leave := s.whileAdmitted(context.WithValue(ctx, callerKey{}, caller), r, caller)
+		defer leave()
+		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 

@@ -29,8 +29,10 @@ type Tally struct {
 // OpenTally opens or makes the counters' database in dir, which Open has locked.
 // One that cannot be read is put aside, as tally.db.damaged, and counting begins
 // anew: Damaged tells.
-func OpenTally(dir string) (*Tally, error) {
-	path := filepath.Join(dir, TallyFile)
+func OpenTally(dir string) (*Tally, error) { return openOrPutAside(filepath.Join(dir, TallyFile)) }
+
+// openOrPutAside begins anew, beside what cannot be read.
+func openOrPutAside(path string) (*Tally, error) {
 	db, err := openTally(path)
 	if err == nil {
 		return &Tally{db: db}, nil
@@ -57,7 +59,7 @@ func openTally(path string) (db *bbolt.DB, err error) {
 	case errors.Is(err, bbolt.ErrTimeout):
 		return nil, &LockedError{path}
 	case errors.Is(err, os.ErrPermission), errors.Is(err, os.ErrNotExist):
-		return nil, fmt.Errorf("open counters: %w", err)
+		return nil, fmt.Errorf("open state: %w", err)
 	case err != nil:
 		return nil, &CorruptError{path, err}
 	}
@@ -91,7 +93,7 @@ func (t *Tally) LoadTally() (map[string][]byte, error) {
 		})
 	})
 	if err != nil {
-		return nil, fmt.Errorf("load counters: %w", err)
+		return nil, fmt.Errorf("load %s: %w", filepath.Base(t.db.Path()), err)
 	}
 	return all, nil
 }
@@ -117,7 +119,7 @@ func (t *Tally) SaveTally(entries map[string][]byte) error {
 		return nil
 	})
 	if err != nil {
-		return fmt.Errorf("save counters: %w", err)
+		return fmt.Errorf("save %s: %w", filepath.Base(t.db.Path()), err)
 	}
 	return nil
 }

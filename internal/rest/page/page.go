@@ -1,0 +1,94 @@
+// Package page is the web page: files that a browser loads once and that speak
+// to the API from then on.
+//
+// It owns the files, their types and their caching. It does not know the API's
+// server, who is logged in, nor anything of networks: the files have no secrets
+// and are served to everybody who gets this far. They load nothing from
+// elsewhere and need no build step.
+//
+// Start reading at Handler below; the page starts in static/index.html and
+// static/app.js.
+package page
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"io/fs"
+	"net/http"
+	"path"
+	"strings"
+	"time"
+)
+
+//go:embed static
+var files embed.FS
+
+// prefix is where everything but the document itself is.
+const prefix = "/page/"
+
+const index = "index.html"
+
+// types are those of the files' extensions: the host's table of types is not
+// asked, as what it says is not ours to know.
+var types = map[string]string{
+	".html": "text/html; charset=utf-8",
+	".css":  "text/css; charset=utf-8",
+	".js":   "text/javascript; charset=utf-8",
+	".svg":  "image/svg+xml",
+}
+
+// Has says whether a path is the page's.
+func Has(p string) bool { return p == "/" || strings.HasPrefix(p, prefix) }
+
+type file struct {
+	content   []byte
+	kind, tag string
+}
+
+// Handler serves the page: its document at /, the rest below /page/.
+func Handler() http.Handler {
+	all := read()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		name := index
+		if r.URL.Path != "/" {
+			name = strings.TrimPrefix(r.URL.Path, prefix)
+		}
+		f, ok := all[name]
+		if !ok || name == index && r.URL.Path != "/" {
+			http.Error(w, "the page has no such file", http.StatusNotFound)
+			return
+		}
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			http.Error(w, "the page is only read", http.StatusMethodNotAllowed)
+			return
+		}
+		h := w.Header()
+		h.Set("Content-Type", f.kind)
+		h.Set("Cache-Control", "no-cache") // asked for each time, answered by the tag
+		h.Set("ETag", f.tag)
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(f.content))
+	})
+}
+
+func read() map[string]file {
+	all := map[string]file{}
+	sub, err := fs.Sub(files, "static")
+	if err == nil {
+		err = fs.WalkDir(sub, ".", func(name string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			content, err := fs.ReadFile(sub, name)
+			sum := sha256.Sum256(content)
+			all[name] = file{content, types[path.Ext(name)], `"` + hex.EncodeToString(sum[:12]) + `"`}
+			return err
+		})
+	}
+	if err != nil {
+		panic(err) // the files are part of the program
+	}
+	return all
+}
