@@ -199,7 +199,7 @@ func assemble(s settings, as guard.Role, log *slog.Logger) (d *running, err erro
 		return d, err
 	}
 	d.engine = engine.New(engine.Config{
-		Host: d.host, Guard: guards(s, log), Manager: d.hostManager(), Store: d.store, Ports: ports, Taps: taps{d.linux}, Services: guests{d.adapter}, Log: log,
+		Host: d.host, Guard: guards(s, log), Manager: d.hostManager(), Reach: d.linux, Store: d.store, Ports: ports, Taps: taps{d.linux}, Services: guests{d.adapter}, Log: log,
 		Seed: machineID(), BootID: boot, Boottime: boottime, Resolved: d.resolved.Available,
 		FirstSinceBoot: firstSinceBoot(s.runDir, boot), Flows: flows{}, Doors: doors{d.linux},
 	})

@@ -16,19 +16,25 @@ import (
 // manager lets the engine see the host's own network manager in its own words.
 type manager struct{ *hostconf.Profiles }
 
-func (m manager) Of(ctx context.Context, link string) (string, []string, error) {
+func (m manager) Of(ctx context.Context, link string) (engine.Managed, error) {
 	d, err := m.Describe(ctx, link)
 	if errors.Is(err, hostconf.ErrNobody) {
-		return "", []string{"nobody on this host manages " + link + ": after a reboot it is not in the bridge"}, nil
+		return engine.Managed{Words: "nobody", Notes: []string{"nobody on this host manages " + link + ": after a reboot it is not in the bridge"}}, nil
 	}
 	if err != nil {
-		return "", nil, err
+		return engine.Managed{}, err
 	}
 	if len(d.Cannot) > 0 {
-		return "", nil, &spec.InvalidError{Field: "uplink", Reason: strings.Join(d.Cannot, "; ")}
+		return engine.Managed{}, &spec.InvalidError{Field: "uplink", Reason: strings.Join(d.Cannot, "; ")}
 	}
-	notes := append([]string{link + " is managed by " + d.Manager + " (" + strings.Join(d.Evidence, ", ") + ")"}, d.Notes...)
-	return d.Manager, notes, nil
+	words := d.Manager
+	if d.Manager == hostconf.None {
+		words = "nobody but you, so a boot unit of drawbridge's own will make the bridge at boot"
+	}
+	if len(d.Evidence) > 0 {
+		words += " (" + strings.Join(d.Evidence, ", ") + ")"
+	}
+	return engine.Managed{Name: d.Manager, Words: words, Notes: d.Notes}, nil
 }
 
 func (m manager) Files(ctx context.Context, p host.Profile) []string {

@@ -64,6 +64,9 @@ type Options struct {
 	// Within is how long, in whole seconds, a person has to confirm a change that
 	// puts the host's own connections at risk; 0 takes a minute.
 	Within time.Duration
+	// WhenReachable lets such a change confirm itself once the connection of whoever
+	// asked carries new data and gateway and resolver answer again.
+	WhenReachable bool
 }
 
 func (o Options) query() string {
@@ -76,6 +79,9 @@ func (o Options) query() string {
 	}
 	if o.Within != 0 {
 		q.Set("confirm_within", strconv.Itoa(int(o.Within/time.Second)))
+	}
+	if o.WhenReachable {
+		q.Set("confirm_when_reachable", "true")
 	}
 	if len(q) == 0 {
 		return ""

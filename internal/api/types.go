@@ -21,21 +21,37 @@ const DefaultSocket = "/run/drawbridge/drawbridge.sock"
 
 // Change is what became, or for a dry run would become, of a command.
 type Change struct {
-	ID           string   `json:"id" doc:"Name of the change; empty for a dry run and when there was nothing to do"`
-	Title        string   `json:"title" doc:"What was asked, in a few words"`
-	Phase        string   `json:"phase" doc:"One of applying, verifying, waiting, confirmed, rolling-back, rolled-back, stuck; empty for a dry run"`
-	DryRun       bool     `json:"dry_run"`
-	NothingToDo  bool     `json:"nothing_to_do" doc:"Everything was as asked already"`
-	Risk         string   `json:"risk" doc:"The worst that the steps can do while they are carried out: none, guest or host"`
-	Steps        []Step   `json:"steps" nullable:"false"`
-	Cuts         []string `json:"cuts" nullable:"false" doc:"Guests (or taps, where no guest is known) that lose their network"`
-	Notes        []string `json:"notes" nullable:"false" doc:"Remarks for the person who asked, one line each"`
-	Problem      string   `json:"problem,omitempty" doc:"Why the change was taken back or is stuck"`
-	Who          string   `json:"who,omitempty" doc:"Who asked for a change that a person has to decide on"`
-	Files        []string `json:"files" nullable:"false" doc:"Files of the host's own network configuration that change with the confirmation"`
-	Left         []Step   `json:"left,omitempty" nullable:"false" doc:"What of a stuck change could not be taken back: these steps are to be done by hand"`
-	DeadlineSecs *int     `json:"deadline_s,omitempty" doc:"Seconds until the change is taken back unless it is confirmed"`
-	DurationMS   float64  `json:"duration_ms" doc:"How long the daemon worked on it"`
+	ID           string      `json:"id" doc:"Name of the change; empty for a dry run and when there was nothing to do"`
+	Title        string      `json:"title" doc:"What was asked, in a few words"`
+	Phase        string      `json:"phase" doc:"One of applying, verifying, waiting, confirmed, rolling-back, rolled-back, stuck; empty for a dry run"`
+	DryRun       bool        `json:"dry_run"`
+	NothingToDo  bool        `json:"nothing_to_do" doc:"Everything was as asked already"`
+	Risk         string      `json:"risk" doc:"The worst that the steps can do while they are carried out: none, guest or host"`
+	Steps        []Step      `json:"steps" nullable:"false"`
+	Cuts         []string    `json:"cuts" nullable:"false" doc:"Guests (or taps, where no guest is known) that lose their network"`
+	Notes        []string    `json:"notes" nullable:"false" doc:"Remarks for the person who asked, one line each"`
+	Problem      string      `json:"problem,omitempty" doc:"Why the change was taken back or is stuck"`
+	Proof        string      `json:"proof,omitempty" doc:"What was seen of a change that confirmed itself"`
+	Seen         []Fact      `json:"seen,omitempty" nullable:"false" doc:"What is so before a change that puts the host's own connections at risk: links, addresses, routes, DNS, who manages them, and whoever asks"`
+	Conditions   []Condition `json:"conditions,omitempty" nullable:"false" doc:"What has to be seen for a change to confirm itself, where that was asked for"`
+	Who          string      `json:"who,omitempty" doc:"Who asked for a change that a person has to decide on"`
+	Files        []string    `json:"files" nullable:"false" doc:"Files of the host's own network configuration that change with the confirmation"`
+	Left         []Step      `json:"left,omitempty" nullable:"false" doc:"What of a stuck change could not be taken back: these steps are to be done by hand"`
+	DeadlineSecs *int        `json:"deadline_s,omitempty" doc:"Seconds until the change is taken back unless it is confirmed"`
+	DurationMS   float64     `json:"duration_ms" doc:"How long the daemon worked on it"`
+}
+
+// Fact is something that is so before a change.
+type Fact struct {
+	Name   string   `json:"name"`
+	Values []string `json:"values" nullable:"false"`
+}
+
+// Condition is one thing that has to be seen for a change to confirm itself.
+type Condition struct {
+	What   string `json:"what"`
+	Met    bool   `json:"met"`
+	Detail string `json:"detail" doc:"What is seen instead while it is not met"`
 }
 
 // Step is one thing that is made, changed or taken away.

@@ -43,6 +43,7 @@ func changeText(w *writer, c api.Change) {
 	for _, n := range c.Notes {
 		w.line("  note: " + n)
 	}
+	conditionLines(w, c.Conditions)
 }
 
 // cost says who would pay for a change.
@@ -98,6 +99,7 @@ func (a *app) changeCommand() *cobra.Command {
 			return a.show(ch, func(w *writer) {
 				w.line(changeLine(ch))
 				stepLines(w, ch.Steps)
+				conditionLines(w, ch.Conditions)
 				for _, f := range ch.Files {
 					w.line("  changes when it is confirmed: " + f)
 				}

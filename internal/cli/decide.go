@@ -16,6 +16,7 @@ import (
 // risk, and then wait for a person.
 func (f *changeFlags) deciding(c *cobra.Command) {
 	c.Flags().DurationVar(&f.Within, "confirm-within", time.Minute, "if the host's own connections are at risk: how long it waits to be confirmed, then all is taken back")
+	c.Flags().BoolVar(&f.WhenReachable, "confirm-when-reachable", false, "it confirms itself once your own TCP connection (ssh) carries new data, and gateway and resolver answer again")
 	c.Flags().BoolVar(&f.noWait, "no-wait", false, "do not wait for the decision: print the change and return")
 }
 
@@ -28,7 +29,8 @@ func (a *app) mayMove(c ctx, title string, flags *changeFlags, call func(api.Opt
 	if flags.DryRun {
 		return a.change(title, func() (api.Change, error) { return call(flags.Options) })
 	}
-	if a.format == "table" && isTerminal(a.stdout) {
+	announced := a.format == "table" && isTerminal(a.stdout)
+	if announced {
 		if err := a.announce(flags.Options, call); err != nil {
 			return err
 		}
@@ -40,7 +42,16 @@ func (a *app) mayMove(c ctx, title string, flags *changeFlags, call func(api.Opt
 		return err
 	}
 	a.decided = ch.ID
+	if announced && ch.Risk == "host" {
+		ch.Notes = nil // said before
+	}
 	if ch.Phase == "waiting" && !flags.noWait {
+		if a.format == "table" && !announced {
+			if err := a.show(ch, func(w *writer) { briefing(w, ch, flags.Options) }); err != nil {
+				return err
+			}
+			ch.Notes = nil
+		}
 		if ch, err = a.decide(c, ch); err != nil {
 			return err
 		}
@@ -55,10 +66,7 @@ func (a *app) announce(o api.Options, call func(api.Options) (api.Change, error)
 	if err != nil || ch.Risk != "host" {
 		return err
 	}
-	return a.show(ch, func(w *writer) {
-		changeText(w, ch)
-		w.linef("it is taken back in %s unless you confirm it", o.Within)
-	})
+	return a.show(ch, func(w *writer) { briefing(w, ch, o) })
 }
 
 // pollPause is how often the daemon is asked what became of a change.
@@ -70,6 +78,12 @@ const pollPause = 250 * time.Millisecond
 func (a *app) decide(c ctx, ch api.Change) (api.Change, error) {
 	asks := isTerminal(a.stderr) && a.terminalIn()
 	until := a.now().Add(seconds(ch))
+	if !asks {
+		w := &writer{}
+		w.linef("change %s waits %s to be confirmed", ch.ID, until.Sub(a.now()).Round(time.Second))
+		conditionLines(w, ch.Conditions)
+		a.stderr.Write(w.buf.Bytes()) // over the connection in question it is new data
+	}
 	var answers <-chan string
 	if asks {
 		answers = a.lines()
@@ -106,10 +120,13 @@ func (a *app) decide(c ctx, ch api.Change) (api.Change, error) {
 		if asks {
 			fmt.Fprintln(a.stderr)
 		}
+		if now.Proof != "" {
+			a.complain("confirmed, as " + now.Proof)
+		}
 		if now.Phase != "confirmed" {
 			return ch, fmt.Errorf("change %s is %s: %s", ch.ID, now.Phase, now.Problem)
 		}
-		ch.Phase, ch.Problem, ch.DeadlineSecs = now.Phase, now.Problem, nil
+		ch.Phase, ch.Problem, ch.Proof, ch.DeadlineSecs, ch.Conditions = now.Phase, now.Problem, now.Proof, nil, nil
 		return ch, nil
 	}
 }

@@ -64,6 +64,9 @@ func changeLine(c api.Change) string {
 	if c.DeadlineSecs != nil {
 		line += fmt.Sprintf("  (taken back in %d s unless: drawbridge change confirm %s)", *c.DeadlineSecs, c.ID)
 	}
+	if c.Proof != "" {
+		line += ": " + c.Proof
+	}
 	if c.Problem != "" {
 		line += ": " + c.Problem
 	}

@@ -40,8 +40,12 @@ func (e *Engine) carryOut(ctx context.Context, title string, d draft, o *Options
 			return txn.Txn{}, fmt.Errorf("%s: %w", title, err)
 		}
 		t.Who = o.Who
+		if o.WhenReachable {
+			t.Reach = e.gather(ctx, o.PID)
+		}
 	}
 	done, err := e.runner.Run(ctx, t)
+	e.beginReach(ctx, done)
 	e.quarrel.changed = time.Now()
 	return done, err
 }
@@ -216,6 +220,9 @@ func (e *Engine) entered(t txn.Txn) {
 	text := fmt.Sprintf("%s: %s", t.Title, t.Phase)
 	if t.Phase == txn.Waiting {
 		text += fmt.Sprintf(", taken back in %d s unless: drawbridge change confirm %s", (t.Deadline-e.Boottime())/int64(time.Second), t.ID)
+	}
+	if t.Proof != "" {
+		text += ", as " + t.Proof
 	}
 	if t.Problem != "" {
 		text += " (" + t.Problem + ")"

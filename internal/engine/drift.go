@@ -34,8 +34,12 @@ const (
 )
 
 // Follow repairs drift until ctx ends or hints is closed: whatever disappears
-// or is changed behind our back is put back.
+// or is changed behind our back is put back. Meanwhile changes confirm themselves
+// that were asked to.
 func (e *Engine) Follow(ctx context.Context, hints <-chan Hint) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go e.followReach(ctx)
 	timer := time.NewTimer(tick)
 	defer timer.Stop()
 	var who string

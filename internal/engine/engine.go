@@ -94,16 +94,25 @@ type Services interface {
 
 // Manager is the host's own network manager.
 type Manager interface {
-	// Of names the manager of a link as host.Profile does, "" if it has none, with
-	// remarks for the person who asked. The error says what of the link's
-	// configuration cannot be carried over.
-	Of(ctx context.Context, link string) (name string, notes []string, err error)
+	// Of says who manages a link. The error says what of the link's configuration
+	// cannot be carried over.
+	Of(ctx context.Context, link string) (Managed, error)
 	// Verify waits until the manager's clients work on a bridge that got a runtime
 	// profile: a lease was renewed there.
 	Verify(ctx context.Context, bridge string) error
 	// Files lists the files of the host that a permanent profile changes, or would
 	// change; none if that is not known.
 	Files(ctx context.Context, p host.Profile) []string
+}
+
+// Managed is who manages a link.
+type Managed struct {
+	// Name is as host.Profile has it; "" for nobody.
+	Name string
+	// Words say it for people, with what it was recognised by.
+	Words string
+	// Notes are remarks for the person who asked.
+	Notes []string
 }
 
 // Config is what an engine is made of.
@@ -117,6 +126,8 @@ type Config struct {
 	Guard txn.Guard
 	// Manager is the host's own network manager; nil if there is none to care for.
 	Manager Manager
+	// Reach tells whether the host is reached; nil if that cannot be seen.
+	Reach Reach
 	// Flows is the host's table of connections, Tally counts those of forwards;
 	// nil counts nothing.
 	Flows Flows
@@ -147,6 +158,8 @@ type Engine struct {
 	// plan is never made from what another change is about to alter.
 	mu   sync.Mutex
 	open unfinished
+	// reach is what was seen for changes that confirm themselves.
+	reach reaching
 	// live are the ports by tap.
 	live map[string]host.Port
 	// leaving are ports that wait to be detached.
@@ -184,6 +197,7 @@ func New(c Config) *Engine {
 		live:    map[string]host.Port{},
 		held:    map[spec.NetworkName]string{},
 		leases:  map[leaseKey]Lease{},
+		reach:   reaching{of: map[string]*sighting{}, wake: make(chan struct{}, 1)},
 		quarrel: quarrel{now: c.Now, seen: map[host.Key][]time.Time{}},
 	}
 	e.runner = txn.Runner{
@@ -204,6 +218,7 @@ func (e *Engine) Start(ctx context.Context) error {
 		return err
 	}
 	e.open.set(open)
+	e.reach.look()
 	ports, err := e.Ports.Load()
 	if err != nil {
 		e.Log.Warn("a port was forgotten", "err", err)

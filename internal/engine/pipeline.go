@@ -19,6 +19,7 @@ type draft struct {
 	plan  plan.Plan
 	seen  host.State
 	notes []render.Note
+	facts []render.Fact
 }
 
 // change takes the whole road from a wanted document to a changed host.
@@ -39,6 +40,7 @@ func (e *Engine) change(ctx context.Context, title string, had, want spec.Docume
 	}
 	if d.plan.Risk == plan.RiskHost {
 		res.Files = e.files(ctx, d.plan.Steps)
+		res.Seen = slices.Concat(d.facts, e.ways(ctx, o.PID))
 	}
 	if o.DryRun {
 		return res, nil
@@ -53,7 +55,7 @@ func (e *Engine) change(ctx context.Context, title string, had, want spec.Docume
 		return res, &PendingError{Title: title, ID: busy[0].ID, Phase: busy[0].Phase}
 	}
 	done, err := e.carryOut(ctx, title, d, &o)
-	res.ID, res.Phase, res.Deadline = done.ID, done.Phase, done.Deadline
+	res.ID, res.Phase, res.Deadline, res.Conditions = done.ID, done.Phase, done.Deadline, e.Conditions(done)
 	// Also when it was taken back: what flowed meanwhile went another way.
 	e.cutFlows(ctx, changedForwards(had, d.doc, err == nil))
 	e.forgetCounts(had)
@@ -77,7 +79,7 @@ func (e *Engine) draft(ctx context.Context, had, want spec.Document) (draft, err
 		return draft{}, err
 	}
 	facts.Moving, facts.Leaving = render.Turn(had, doc)
-	notes, err := e.findManager(ctx, &facts, doc)
+	notes, who, err := e.findManager(ctx, &facts, doc)
 	if err != nil {
 		return draft{}, err
 	}
@@ -90,6 +92,9 @@ func (e *Engine) draft(ctx context.Context, had, want spec.Document) (draft, err
 	}
 	d, err := e.planFor(ctx, doc, facts)
 	d.notes = append(d.notes, notes...)
+	if d.plan.Risk == plan.RiskHost {
+		d.facts = slices.Concat(render.Briefing(doc, facts), who)
+	}
 	return d, err
 }
 

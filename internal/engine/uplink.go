@@ -14,26 +14,26 @@ import (
 )
 
 // findManager asks who manages the uplinks that are to be moved.
-func (e *Engine) findManager(ctx context.Context, facts *render.Facts, doc spec.Document) ([]render.Note, error) {
+func (e *Engine) findManager(ctx context.Context, facts *render.Facts, doc spec.Document) (notes []render.Note, who []Fact, err error) {
 	if e.Manager == nil {
-		return nil, nil
+		return nil, nil, nil
 	}
-	var notes []render.Note
 	for name := range facts.Moving {
 		n := doc.Networks[name]
 		if n.Adopt || len(n.Uplinks) == 0 {
 			continue
 		}
-		manager, remarks, err := e.Manager.Of(ctx, n.Uplinks[0])
+		m, err := e.Manager.Of(ctx, n.Uplinks[0])
 		if err != nil {
-			return nil, fmt.Errorf("uplink %s: %w", n.Uplinks[0], err)
+			return nil, nil, fmt.Errorf("uplink %s: %w", n.Uplinks[0], err)
 		}
-		facts.Manager = manager
-		for _, r := range remarks {
+		facts.Manager = m.Name
+		who = append(who, Fact{Name: "managed by", Values: []string{m.Words}})
+		for _, r := range m.Notes {
 			notes = append(notes, render.Note(r))
 		}
 	}
-	return notes, nil
+	return notes, who, nil
 }
 
 // probe is what of a change cannot be seen at once: the host's own manager has

@@ -6,6 +6,7 @@ import (
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/plan"
+	"drawbridge/internal/render"
 	"drawbridge/internal/spec"
 	"drawbridge/internal/txn"
 )
@@ -26,12 +27,20 @@ type Result struct {
 	Notes []string
 	// Deadline of a change that waits, in nanoseconds of CLOCK_BOOTTIME.
 	Deadline int64
+	// Seen is what is so before a change that puts the host's own connections at
+	// risk.
+	Seen []Fact
+	// Conditions are what has to be seen for the change to confirm itself.
+	Conditions []Condition
 	// Files of the host's own configuration that change with the confirmation.
 	Files  []string
 	DryRun bool
 	// Document after the change.
 	Document spec.Document
 }
+
+// Fact is something that is so before a change.
+type Fact = render.Fact
 
 // Options of one command.
 type Options struct {
@@ -42,8 +51,13 @@ type Options struct {
 	// Within is how long a person has to confirm a change that puts the host's own
 	// connections at risk; 0 takes a minute.
 	Within time.Duration
+	// WhenReachable: such a change confirms itself once it is seen that whoever asked
+	// is still reached, and that what the host depends on answers again.
+	WhenReachable bool
 	// Who asks, in words.
 	Who string
+	// PID is the process that asks, 0 if that is not known.
+	PID int
 }
 
 // CutError refuses a change that would take the network from guests.

@@ -144,26 +144,35 @@ const maxDescent = 4
 // few others between them. A process that has ended descends from none.
 func Descends(pid, from int) bool {
 	for range maxDescent {
-		b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-		if err != nil {
+		pid = parentOf(pid)
+		if pid <= 1 {
 			return false
 		}
-		// The name, in brackets, may hold anything; the state and the parent follow
-		// (proc_pid_stat(5)).
-		fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
-		if len(fields) < 2 {
-			return false
-		}
-		parent, err := strconv.Atoi(string(fields[1]))
-		if err != nil || parent <= 1 {
-			return false
-		}
-		if parent == from {
+		if pid == from {
 			return true
 		}
-		pid = parent
 	}
 	return false
+}
+
+// parentOf is the process that started another, or took it over; 0 if that is
+// not known, as it has ended.
+func parentOf(pid int) int {
+	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0
+	}
+	// The name, in brackets, may hold anything; the state and the parent follow
+	// (proc_pid_stat(5)).
+	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(fields) < 2 {
+		return 0
+	}
+	parent, err := strconv.Atoi(string(fields[1]))
+	if err != nil {
+		return 0
+	}
+	return parent
 }
 
 // tapOfFDInfo reads the line `iff:	NAME` (tun_chr_show_fdinfo in drivers/net/tun.c).

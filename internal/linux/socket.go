@@ -215,6 +215,7 @@ func socketFilter(instructions []bpf.Instruction) (option, error) {
 // interface of each message (IPV6_RECVHOPLIMIT, IPV6_RECVPKTINFO). It dies with
 // the bridge.
 func OpenRA(bridge string) (*os.File, error) {
+	const routerSolicitation = 133
 	index, err := linkIndex(bridge)
 	if err != nil {
 		return nil, fmt.Errorf("open a socket for router advertisements: %w", err)
@@ -222,7 +223,7 @@ func OpenRA(bridge string) (*os.File, error) {
 	return openSocket("router advertisements on "+bridge, unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_ICMPV6,
 		bindToDevice(bridge),
 		func(fd int) error {
-			return unix.SetsockoptICMPv6Filter(fd, unix.SOL_ICMPV6, unix.ICMPV6_FILTER, onlySolicitations())
+			return unix.SetsockoptICMPv6Filter(fd, unix.SOL_ICMPV6, unix.ICMPV6_FILTER, onlyICMPv6(routerSolicitation))
 		},
 		intOption(unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, 255),
 		intOption(unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255),
@@ -238,15 +239,13 @@ func OpenRA(bridge string) (*os.File, error) {
 	)
 }
 
-// onlySolicitations blocks every ICMPv6 type but router solicitation (133); a
-// set bit blocks (RFC 3542, 3.2).
-func onlySolicitations() *unix.ICMPv6Filter {
-	const routerSolicitation = 133
+// onlyICMPv6 blocks every ICMPv6 type but one; a set bit blocks (RFC 3542, 3.2).
+func onlyICMPv6(kind uint) *unix.ICMPv6Filter {
 	var f unix.ICMPv6Filter
 	for i := range f.Data {
 		f.Data[i] = ^uint32(0)
 	}
-	f.Data[routerSolicitation/32] &^= 1 << (routerSolicitation % 32)
+	f.Data[kind/32] &^= 1 << (kind % 32)
 	return &f
 }
 

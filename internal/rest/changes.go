@@ -30,6 +30,7 @@ func (s *Server) registerChanges() {
 				return api.Change{}, err
 			}
 			out := pendingOf(t, s.Boottime())
+			out.Conditions = conditionsOf(s.Engine.Conditions(t))
 			out.Files = list(s.Engine.Files(ctx, t))
 			return out, nil
 		})

@@ -27,8 +27,24 @@ func changeOf(r engine.Result, boottime int64) api.Change {
 	return api.Change{
 		ID: r.ID, Title: r.Title, Phase: string(r.Phase), DryRun: r.DryRun, NothingToDo: len(r.Steps) == 0 && r.ID == "",
 		Risk: cmp.Or(string(r.Risk), string(plan.RiskNone)), Steps: stepsOf(r.Steps), Cuts: list(r.Cuts), Notes: list(r.Notes),
-		Files: list(r.Files), DeadlineSecs: leftOf(r.Phase, r.Deadline, boottime),
+		Seen: factsOf(r.Seen), Conditions: conditionsOf(r.Conditions), Files: list(r.Files), DeadlineSecs: leftOf(r.Phase, r.Deadline, boottime),
 	}
+}
+
+func factsOf(list []engine.Fact) []api.Fact {
+	var out []api.Fact
+	for _, f := range list {
+		out = append(out, api.Fact(f))
+	}
+	return out
+}
+
+func conditionsOf(list []engine.Condition) []api.Condition {
+	var out []api.Condition
+	for _, c := range list {
+		out = append(out, api.Condition(c))
+	}
+	return out
 }
 
 // leftOf is how many seconds a person has to decide, nil if nobody is waited for.
@@ -43,7 +59,7 @@ func leftOf(phase txn.Phase, deadline, boottime int64) *int {
 // overOf is what is known of a change that is over.
 func overOf(t txn.Ended) api.Change {
 	return api.Change{
-		ID: t.ID, Title: t.Title, Phase: string(t.Phase), Who: t.Who, Problem: t.Problem, Risk: string(plan.RiskHost),
+		ID: t.ID, Title: t.Title, Phase: string(t.Phase), Who: t.Who, Problem: t.Problem, Proof: t.Proof, Risk: string(plan.RiskHost),
 		Steps: []api.Step{}, Cuts: []string{}, Notes: []string{}, Files: []string{}, Left: []api.Step{},
 	}
 }

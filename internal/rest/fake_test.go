@@ -162,7 +162,9 @@ func (f *fakeEngine) decide(what string) error {
 	return f.fail
 }
 
-func (f *fakeEngine) Changes() []txn.Txn { return f.view.Changes }
+func (f *fakeEngine) Changes() []txn.Txn                    { return f.view.Changes }
+func (f *fakeEngine) Conditions(txn.Txn) []engine.Condition { return nil }
+
 func (f *fakeEngine) Files(context.Context, txn.Txn) []string {
 	return []string{"/etc/network/interfaces"}
 }

@@ -23,11 +23,13 @@ type Changing struct {
 	DryRun    bool `query:"dry_run" doc:"Plan, and change nothing"`
 	CutGuests bool `query:"cut_guests" doc:"Go on even if guests lose their network by it"`
 	Within    int  `query:"confirm_within" minimum:"0" maximum:"3600" doc:"Seconds until a change that puts the host's own connections at risk is taken back unless it is confirmed; 0 takes 60"`
+	Reachable bool `query:"confirm_when_reachable" doc:"Such a change confirms itself once new data is acknowledged over the TCP connection of whoever asked, and gateway and resolver answer again"`
 }
 
 func (c Changing) options(ctx context.Context) engine.Options {
 	return engine.Options{
 		DryRun: c.DryRun, CutGuests: c.CutGuests, Within: time.Duration(c.Within) * time.Second, Who: callerOf(ctx).who(),
+		WhenReachable: c.Reachable, PID: int(callerOf(ctx).peer.PID),
 	}
 }
 

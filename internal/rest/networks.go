@@ -61,7 +61,9 @@ func (s *Server) status(ctx context.Context) (api.Status, error) {
 func (s *Server) unfinished(changes []txn.Txn) []api.Change {
 	out := []api.Change{}
 	for _, t := range changes {
-		out = append(out, pendingOf(t, s.Boottime()))
+		c := pendingOf(t, s.Boottime())
+		c.Conditions = conditionsOf(s.Engine.Conditions(t))
+		out = append(out, c)
 	}
 	return out
 }

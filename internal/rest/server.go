@@ -56,6 +56,8 @@ type Engine interface {
 	Changes() []txn.Txn
 	Change(id string) (txn.Txn, error)
 	Files(ctx context.Context, t txn.Txn) []string
+	// Conditions are what has to be seen for a change that waits to confirm itself.
+	Conditions(t txn.Txn) []engine.Condition
 	Confirm(ctx context.Context, id string) error
 	Cancel(ctx context.Context, id string) error
 	Extend(ctx context.Context, id string, by time.Duration) error

@@ -53,6 +53,9 @@ type Txn struct {
 	// Within is how long a person has to confirm, 0 if nobody is waited for. A
 	// change that waits is guarded by a second process.
 	Within time.Duration
+	// Reach is what has to be seen for the change to confirm itself while it waits;
+	// nil if only a person does.
+	Reach *host.Reach
 	// Deadline in nanoseconds of CLOCK_BOOTTIME: until when all that is done now
 	// must be over, and while it is waiting, until when it can be confirmed. 0 if
 	// nobody is waited for.
@@ -63,6 +66,8 @@ type Txn struct {
 	// Doc and Ledger are what is stored when the change is confirmed.
 	Doc    spec.Document
 	Ledger host.Ledger
+	// Proof says what was seen of a change that confirmed itself.
+	Proof string
 	// Problem says why a change was taken back, is stuck, or is not finished yet.
 	Problem string
 	// Left are the steps that a stuck change could not take back.
@@ -77,7 +82,9 @@ type Ended struct {
 	Phase   Phase  `json:"phase"`
 	Who     string `json:"who,omitempty"`
 	Problem string `json:"problem,omitempty"`
+	// Proof is Txn.Proof.
+	Proof string `json:"proof,omitempty"`
 }
 
 // Ended is what remains to be said of a change that is over.
-func (t Txn) Ended() Ended { return Ended{t.ID, t.Title, t.Phase, t.Who, t.Problem} }
+func (t Txn) Ended() Ended { return Ended{t.ID, t.Title, t.Phase, t.Who, t.Problem, t.Proof} }
