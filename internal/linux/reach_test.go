@@ -28,18 +28,12 @@ func (m moves) session(t *testing.T, listen, dial, shell string) (c net.Conn, in
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { server.Process.Kill(); server.Wait() })
-	for limit := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		err := m.lan.Machine.Do(func() (err error) {
+	comes(t, "a connection to "+dial, func() bool {
+		return m.lan.Machine.Do(func() (err error) {
 			c, err = net.Dial("tcp", dial)
 			return err
-		})
-		if err == nil {
-			break
-		}
-		if time.Now().After(limit) {
-			t.Fatal(err)
-		}
-	}
+		}) == nil
+	})
 	t.Cleanup(func() { c.Close() })
 	in = bufio.NewReader(c)
 	line, err := in.ReadString('\n')
@@ -50,6 +44,22 @@ func (m moves) session(t *testing.T, listen, dial, shell string) (c net.Conn, in
 		t.Fatal(err)
 	}
 	return c, in, pid
+}
+
+// comes waits until something is so.
+func comes(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	limit := time.NewTimer(20 * time.Second)
+	defer limit.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !so() {
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			t.Fatal("does not come: ", what)
+		}
+	}
 }
 
 func TestOperatorsConnectionAndWhatItCarries(t *testing.T) {
@@ -81,11 +91,10 @@ func TestOperatorsConnectionAndWhatItCarries(t *testing.T) {
 				t.Fatalf("got %q, %v", line, err)
 			}
 			var after host.Traffic
-			for limit := time.Now().Add(20 * time.Second); after.Acked < before.Written+6; time.Sleep(5 * time.Millisecond) {
-				if after, err = m.h.Traffic(ctx, found[0]); err != nil || time.Now().After(limit) {
-					t.Fatalf("%s: %+v, then %+v, %v", at.dial, before, after, err)
-				}
-			}
+			comes(t, "an acknowledgement", func() bool {
+				after, err = m.h.Traffic(ctx, found[0])
+				return err != nil || after.Acked >= before.Written+6
+			})
 			if after != (host.Traffic{Written: before.Written + 6, Acked: before.Written + 6}) {
 				t.Errorf("%s: 6 bytes more than %+v is %+v", at.dial, before, after)
 			}
@@ -102,15 +111,10 @@ func TestOperatorsConnectionAndWhatItCarries(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.Close()
-			for limit := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+			comes(t, "the end of the connection", func() bool {
 				_, err := m.h.Traffic(ctx, found[0])
-				if errors.Is(err, fs.ErrNotExist) {
-					break
-				}
-				if time.Now().After(limit) {
-					t.Fatalf("%s: closed, and %v", at.dial, err)
-				}
-			}
+				return errors.Is(err, fs.ErrNotExist)
+			})
 			return nil
 		})
 	}
@@ -143,11 +147,10 @@ func TestOperatorWithoutAConnection(t *testing.T) {
 	}
 	t.Cleanup(func() { in.Close(); client.Wait() })
 	var out string
-	for limit := time.Now().Add(20 * time.Second); out == ""; time.Sleep(10 * time.Millisecond) {
-		if out, err = m.lan.HostA.Run(ctx, "ss", "-Htn", "state", "established", "dport", "=", "80"); err != nil || time.Now().After(limit) {
-			t.Fatal(out, err)
-		}
-	}
+	comes(t, "a connection", func() bool {
+		out, err = m.lan.HostA.Run(ctx, "ss", "-Htn", "state", "established", "dport", "=", "80")
+		return out != ""
+	})
 	nobody("a connection of the host's own", client.Process.Pid)
 	// ... is one if SSH_CONNECTION names it, as where sshd is not an ancestor.
 	fields := strings.Fields(out)
