@@ -23,6 +23,7 @@ type link struct {
 	carrier       bool   // IFF_LOWER_UP
 	operational   bool   // IFLA_OPERSTATE is up
 	group         uint32
+	hardware      uint16 // ARPHRD_*
 	portOf        string // the type of the master
 	counters      Counters
 }
@@ -43,6 +44,7 @@ func parseLink(m netlink.Message) (link, error) {
 	if len(m.Data) < unix.SizeofIfInfomsg {
 		return l, fmt.Errorf("link message of %d bytes is cut short", len(m.Data))
 	}
+	l.hardware = binary.NativeEndian.Uint16(m.Data[2:])
 	l.index = int(int32(binary.NativeEndian.Uint32(m.Data[4:])))
 	l.Up = binary.NativeEndian.Uint32(m.Data[8:])&unix.IFF_UP != 0
 	l.carrier = binary.NativeEndian.Uint32(m.Data[8:])&unix.IFF_LOWER_UP != 0

@@ -1,0 +1,166 @@
+package diagnose
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+
+	"drawbridge/internal/ruleset"
+)
+
+// Passage is a packet's way through a host's routed hooks.
+type Passage struct {
+	// Kind is how it ends: Accepted is delivered to a program of the host, or sent
+	// out at Packet.Out.
+	Kind Kind
+	// Why says in a few words where it ended, "" if it is accepted.
+	Why  string
+	Hops []Hop
+	// Route is what the routing tables said; Local that the host itself takes it.
+	Route RouteAnswer
+	Local bool
+	// Packet as it is delivered or sent.
+	Packet Packet
+}
+
+// Hop is one place on the way.
+type Hop struct {
+	At      At
+	Verdict Verdict
+}
+
+// Ends is the verdict that ended the way; the zero Verdict if none did.
+func (p Passage) Ends() Verdict {
+	if n := len(p.Hops); n > 0 && p.Hops[n-1].Verdict.Kind != Accepted {
+		return p.Hops[n-1].Verdict
+	}
+	return Verdict{}
+}
+
+// Translations lists what was done to the packet on its way.
+func (p Passage) Translations() (all []Translation) {
+	for _, h := range p.Hops {
+		all = append(all, h.Verdict.Translations...)
+	}
+	return all
+}
+
+// Arrive follows a packet that comes in at Packet.In: ingress, prerouting, the
+// routing tables, then input, or forward and postrouting.
+func Arrive(rules *ruleset.Ruleset, h *Host, p Packet) Passage {
+	w := &passage{rules: rules, host: h, Passage: Passage{Kind: Accepted, Packet: p}}
+	if !w.hop(At{Device, "ingress"}) || !w.hop(At{Routed, "prerouting"}) {
+		return w.Passage
+	}
+	if !w.route(RouteQuery{Target: w.Packet.Target, Source: w.Packet.Source, In: w.Packet.In, Mark: w.Packet.Mark}) {
+		return w.Passage
+	}
+	if w.Local {
+		w.hop(At{Routed, "input"})
+		return w.Passage
+	}
+	if w.hop(At{Routed, "forward"}) {
+		w.leave()
+	}
+	return w.Passage
+}
+
+// Send follows a packet that a program of the host sends: the routing tables,
+// output (after which it may be routed anew), postrouting; and what the host
+// sends to itself goes on to prerouting and input.
+func Send(rules *ruleset.Ruleset, h *Host, p Packet) Passage {
+	w := &passage{rules: rules, host: h, Passage: Passage{Kind: Accepted, Packet: p}}
+	if !w.route(RouteQuery{Target: p.Target, Source: p.Source, Mark: p.Mark}) {
+		return w.Passage
+	}
+	if !w.Packet.Source.IsValid() {
+		w.Packet.Source = w.Route.From
+	}
+	before := w.Packet
+	if !w.hop(At{Routed, "output"}) {
+		return w.Passage
+	}
+	if p := w.Packet; p.Target != before.Target || p.Mark != before.Mark || p.MarkUnknown != before.MarkUnknown {
+		if !w.route(RouteQuery{Target: p.Target, Source: p.Source, Mark: p.Mark}) {
+			return w.Passage
+		}
+	}
+	if !w.leave() || !w.Local {
+		return w.Passage
+	}
+	w.Packet.In, w.Packet.Out = w.Packet.Out, ""
+	if w.hop(At{Routed, "prerouting"}) {
+		w.hop(At{Routed, "input"})
+	}
+	return w.Passage
+}
+
+type passage struct {
+	rules *ruleset.Ruleset
+	host  *Host
+	Passage
+}
+
+// hop goes through one hook; false if the packet ends there.
+func (w *passage) hop(at At) bool {
+	v := Walk(w.rules, w.host, at, w.Packet)
+	w.Packet = v.After
+	if len(v.Steps) > 0 || v.Kind != Accepted {
+		w.Hops = append(w.Hops, Hop{at, v})
+	}
+	if v.Kind != Accepted {
+		w.Kind, w.Why = v.Kind, fmt.Sprintf("%s: %s", at.Hook, v)
+		return false
+	}
+	return true
+}
+
+func (w *passage) leave() bool {
+	return w.hop(At{Routed, "postrouting"}) && w.hop(At{Device, "egress"})
+}
+
+// route asks the routing tables; false if there is no way, or it is not known.
+func (w *passage) route(q RouteQuery) bool {
+	switch {
+	case !q.Target.IsValid() || w.Packet.MarkUnknown:
+		w.Kind, w.Why = Unknown, "where the packet is sent to after a rule changed it is not known"
+		return false
+	case w.host.Route == nil:
+		w.Kind, w.Why = Unknown, "the routing tables were not read"
+		return false
+	}
+	r, ok := w.host.Route(q)
+	if !ok {
+		w.Kind, w.Why = Unknown, fmt.Sprintf("the routing tables do not tell the way to %s", q.Target)
+		return false
+	}
+	w.Route = r
+	switch r.Type {
+	case typeLocal, typeBroadcast, typeMulticast, typeAnycast:
+		w.Local = true
+		if q.In == "" {
+			w.Packet.Out = "lo"
+		}
+	case typeUnicast:
+		w.Local, w.Packet.Out = false, r.Out
+	default:
+		w.Kind, w.Why = Dropped, fmt.Sprintf("no way to %s: %s", q.Target, cmp.Or(r.Why, "a route says unreachable"))
+		return false
+	}
+	return true
+}
+
+// NewConnection describes the first packet of a connection to a port, or with
+// port 0 a ping: what nobody has answered yet.
+func NewConnection(in string, from netip.Addr, proto uint8, to netip.Addr, port uint16) Packet {
+	p := Packet{In: in, Source: from, Target: to, Protocol: proto, TargetPort: port, Connection: Connection{State: New}}
+	switch proto {
+	case protoTCP:
+		p.TCPFlags = 2
+	case protoICMP:
+		p.ICMPType = 8
+	case protoICMP6:
+		p.ICMPType = 128
+	}
+	return p
+}

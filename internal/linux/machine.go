@@ -1,0 +1,118 @@
+package linux
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+
+	"drawbridge/internal/diagnose"
+	"drawbridge/internal/host"
+)
+
+// Machine reads what a packet's way depends on beside the rules: links with
+// their addresses, and a way to ask the kernel for routes, which it answers as it
+// would for a packet: with its rules, tables, martians and reverse paths.
+func (h *Host) Machine(ctx context.Context) (*diagnose.Host, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	links, err := h.rtnl.links(false)
+	if err != nil {
+		return nil, err
+	}
+	names := make(map[int]string, len(links))
+	for _, l := range links {
+		names[l.index] = l.Name
+	}
+	addresses := map[int][]netip.Prefix{}
+	if err := h.rtnl.addresses(0, func(a host.Address, index int) {
+		addresses[index] = append(addresses[index], a.Addr)
+	}); err != nil {
+		return nil, err
+	}
+	m := &diagnose.Host{Links: make(map[string]diagnose.Link, len(links))}
+	for _, l := range links {
+		m.Links[l.Name] = diagnose.Link{
+			Index: l.index, Type: l.hardware, Kind: l.Type, Group: l.group, Master: names[l.master], Lower: names[l.lower], Addresses: addresses[l.index],
+			Up: l.Up, Carrier: l.carrier, MAC: l.MAC, MTU: l.MTU, Isolated: l.Isolated, Hairpin: l.Hairpin,
+		}
+	}
+	m.Route = func(q diagnose.RouteQuery) (diagnose.RouteAnswer, bool) {
+		r, err := h.routeFor(q, m.Links, names)
+		return r, err == nil
+	}
+	return m, nil
+}
+
+// routeFor asks the kernel for the way of a packet. With In it is one that
+// arrives there.
+func (h *Host) routeFor(q diagnose.RouteQuery, links map[string]diagnose.Link, names map[int]string) (diagnose.RouteAnswer, error) {
+	none := diagnose.RouteAnswer{Type: unix.RTN_UNREACHABLE}
+	if !q.Target.IsValid() || q.Source.IsValid() && q.Source.Is4() != q.Target.Is4() {
+		return none, errors.New("a route is asked for between addresses of one family")
+	}
+	header := make([]byte, unix.SizeofRtMsg)
+	header[0], header[1] = byte(familyOfAddr(q.Target)), byte(q.Target.BitLen())
+	if q.Source.IsValid() {
+		header[2] = byte(q.Source.BitLen())
+	}
+	msgs, err := h.rtnl.do(unix.RTM_GETROUTE, netlink.Request, header, func(ae *netlink.AttributeEncoder) {
+		ae.Bytes(unix.RTA_DST, q.Target.AsSlice())
+		if q.Source.IsValid() {
+			ae.Bytes(unix.RTA_SRC, q.Source.AsSlice())
+		}
+		if q.In != "" {
+			ae.Uint32(unix.RTA_IIF, uint32(links[q.In].Index))
+		}
+		if q.Out != "" {
+			ae.Uint32(unix.RTA_OIF, uint32(links[q.Out].Index))
+		}
+		if q.Mark != 0 {
+			ae.Uint32(unix.RTA_MARK, q.Mark)
+		}
+	})
+	switch {
+	case isAny(err, unix.ENETUNREACH, unix.EHOSTUNREACH):
+		none.Why = "no route"
+		return none, nil
+	case errors.Is(err, unix.EACCES):
+		return diagnose.RouteAnswer{Type: unix.RTN_PROHIBIT, Why: "a route prohibits it"}, nil
+	case errors.Is(err, unix.EXDEV):
+		none.Why = "the reverse path filter (rp_filter): answers would leave by another link"
+		return none, nil
+	case errors.Is(err, unix.EINVAL) && q.In != "":
+		none.Why = "an address that cannot come in there (martian)"
+		return none, nil
+	case err != nil || len(msgs) == 0:
+		return none, fmt.Errorf("look up the way to %s: %w", q.Target, orEmpty(err))
+	}
+	return parseAnswer(msgs[0], names)
+}
+
+func parseAnswer(m netlink.Message, names map[int]string) (diagnose.RouteAnswer, error) {
+	if len(m.Data) < unix.SizeofRtMsg {
+		return diagnose.RouteAnswer{}, errCut
+	}
+	r := diagnose.RouteAnswer{Type: uint32(m.Data[7])}
+	addr := func(b []byte) netip.Addr {
+		a, _ := netip.AddrFromSlice(b)
+		return a
+	}
+	err := decode(m.Data, unix.SizeofRtMsg, func(ad *netlink.AttributeDecoder) {
+		switch ad.Type() {
+		case unix.RTA_OIF:
+			r.Out = names[int(ad.Uint32())]
+		case unix.RTA_GATEWAY:
+			r.Via = addr(ad.Bytes())
+		case unix.RTA_VIA:
+			r.Via = parseVia(ad.Bytes())
+		case unix.RTA_PREFSRC:
+			r.From = addr(ad.Bytes())
+		}
+	})
+	return r, err
+}
