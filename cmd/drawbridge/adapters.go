@@ -62,7 +62,10 @@ func (t taps) Counters(context.Context) (map[string]engine.Counters, error) {
 	}
 	out := make(map[string]engine.Counters, len(all))
 	for name, c := range all {
-		out[name] = engine.Counters{RxBytes: c.RxBytes, TxBytes: c.TxBytes, RxPackets: c.RxPackets, TxPackets: c.TxPackets}
+		out[name] = engine.Counters{
+			RxBytes: c.RxBytes, TxBytes: c.TxBytes, RxPackets: c.RxPackets, TxPackets: c.TxPackets,
+			Index: c.Index, NoCarrier: !c.Carrier,
+		}
 	}
 	return out, nil
 }

@@ -194,11 +194,6 @@ func (c *Client) Plan(ctx context.Context, document []byte) (Change, error) {
 	return send[Change](ctx, c, http.MethodPost, "/plan", document)
 }
 
-// Topology asks for the graph from the LAN to the guests.
-func (c *Client) Topology(ctx context.Context) (Topology, error) {
-	return get[Topology](ctx, c, "/topology")
-}
-
 // Changes lists the changes that are not finished.
 func (c *Client) Changes(ctx context.Context) ([]Change, error) {
 	return get[[]Change](ctx, c, "/changes")

@@ -163,31 +163,3 @@ type Event struct {
 	Text   string    `json:"text" doc:"A whole sentence"`
 	Who    string    `json:"who" doc:"Who did it, where that is known"`
 }
-
-// Topology is the graph from the LAN to the guests, with its picture as text.
-type Topology struct {
-	Nodes []Node `json:"nodes" nullable:"false"`
-	Edges []Edge `json:"edges" nullable:"false"`
-	Text  string `json:"text" doc:"The graph as a tree, ready to print"`
-}
-
-// Node is one thing in the topology.
-type Node struct {
-	ID        string   `json:"id"`
-	Kind      string   `json:"kind" enum:"lan,nic,bridge,port,guest"`
-	Name      string   `json:"name"`
-	Addresses []string `json:"addresses" nullable:"false"`
-	MAC       string   `json:"mac,omitempty"`
-	Network   string   `json:"network,omitempty"`
-	Mode      string   `json:"mode,omitempty"`
-	Health    string   `json:"health" enum:"ok,degraded,stopped,unknown"`
-	Note      string   `json:"note,omitempty"`
-	Foreign   bool     `json:"foreign,omitempty" doc:"Not made by drawbridge"`
-}
-
-// Edge joins two nodes.
-type Edge struct {
-	From string `json:"from"`
-	To   string `json:"to"`
-	Kind string `json:"kind" enum:"attached,routed,plugged,guest"`
-}

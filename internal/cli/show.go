@@ -125,7 +125,7 @@ func (a *app) topologyCommand() *cobra.Command {
 		Use: "topology", Short: "Draw LAN, NICs, bridges, taps and guests as a tree", Args: cobra.NoArgs,
 		Example: "  drawbridge topology",
 		RunE: func(c *cobra.Command, _ []string) error {
-			t, err := a.client.Topology(c.Context())
+			t, err := a.client.Topology(c.Context(), api.View{})
 			if err != nil {
 				return err
 			}

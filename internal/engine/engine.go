@@ -61,7 +61,7 @@ type Taps interface {
 	Learned(ctx context.Context) (map[string][]string, error)
 	// Neighbours lists the addresses that the host saw on its links.
 	Neighbours(ctx context.Context) ([]Neighbour, error)
-	// Counters reads bytes and packets of all links.
+	// Counters reads bytes and packets of all links, and how they are.
 	Counters(ctx context.Context) (map[string]Counters, error)
 }
 
@@ -79,8 +79,17 @@ type Neighbour struct {
 	Addr      netip.Addr
 }
 
-// Counters of a link, from the host's side.
-type Counters struct{ RxBytes, TxBytes, RxPackets, TxPackets uint64 }
+// Counters of a link, from the host's side, and what else is only to be looked
+// at: nothing is decided by it.
+type Counters struct {
+	RxBytes, TxBytes, RxPackets, TxPackets uint64
+	// Index is the number that the kernel gave the link: later ones are greater.
+	Index int
+	// NoCarrier: there is no cable, or nobody at its other end.
+	NoCarrier bool
+	// SpeedMbit in Mbit/s, of network cards; 0 if not known.
+	SpeedMbit int
+}
 
 // Services tells about the guest services beyond what they serve.
 type Services interface {

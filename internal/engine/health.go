@@ -42,7 +42,7 @@ func (e *Engine) View(ctx context.Context) (View, error) {
 		return View{}, err
 	}
 	v := View{
-		Document: doc, State: facts.Seen, Leases: leases, Changes: e.open.all(),
+		Document: doc, State: facts.Seen, Links: counters, Leases: leases, Changes: e.open.all(),
 		Networks: map[spec.NetworkName]NetworkView{}, Repairs: e.repairs,
 	}
 	// Leases of a removed network are no news for as long as they are not forgotten.

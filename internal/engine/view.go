@@ -77,7 +77,9 @@ type View struct {
 	// Networks by name: how each really is.
 	Networks map[spec.NetworkName]NetworkView
 	Ports    []Port
-	Leases   []Lease
+	// Links by name: what is counted of all links of the host.
+	Links  map[string]Counters
+	Leases []Lease
 	// Changes that are not finished: pending, rolling back or stuck.
 	Changes []txn.Txn
 	// Problems of the host as a whole, one line each, worst first.

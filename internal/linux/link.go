@@ -249,6 +249,10 @@ func (h *Host) allLinks(seen host.State) (map[int]string, error) {
 // sees them: what a guest sends is received on its tap.
 type Counters struct {
 	RxBytes, TxBytes, RxPackets, TxPackets uint64
+	// Index is the link's number, and Carrier whether there is a cable with
+	// somebody at its other end (IFF_LOWER_UP).
+	Index   int
+	Carrier bool
 }
 
 // parseCounters reads the head of struct rtnl_link_stats64.
@@ -258,6 +262,12 @@ func parseCounters(b []byte) Counters {
 	}
 	at := func(i int) uint64 { return binary.NativeEndian.Uint64(b[8*i:]) }
 	return Counters{RxPackets: at(0), TxPackets: at(1), RxBytes: at(2), TxBytes: at(3)}
+}
+
+func (l link) counted() Counters {
+	c := l.counters
+	c.Index, c.Carrier = l.index, l.carrier
+	return c
 }
 
 // Counters reads the counters of the named links, of all links if none is
@@ -270,7 +280,7 @@ func (h *Host) Counters(names ...string) (map[string]Counters, error) {
 			return nil, err
 		}
 		for _, l := range links {
-			out[l.Name] = l.counters
+			out[l.Name] = l.counted()
 		}
 		return out, nil
 	}
@@ -282,7 +292,7 @@ func (h *Host) Counters(names ...string) (map[string]Counters, error) {
 		if err != nil {
 			return nil, err
 		}
-		out[name] = l.counters
+		out[name] = l.counted()
 	}
 	return out, nil
 }

@@ -2,7 +2,6 @@ package rest
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"drawbridge/internal/engine"
 	"drawbridge/internal/plan"
 	"drawbridge/internal/spec"
-	"drawbridge/internal/topology"
 	"drawbridge/internal/txn"
 )
 
@@ -180,31 +178,5 @@ func guestsOf(ports []engine.Port) []api.Guest {
 		out = append(out, *g)
 	}
 	slices.SortFunc(out, func(a, b api.Guest) int { return cmp.Compare(a.Name, b.Name) })
-	return out
-}
-
-func topologyOf(v engine.View) api.Topology {
-	in := topology.Input{State: v.State, Document: v.Document, Problems: map[spec.NetworkName][]string{}}
-	for _, p := range v.Ports {
-		in.Ports = append(in.Ports, topology.Port{Bridge: p.Bridge, Tap: p.Tap, Guest: p.Guest, MAC: p.MAC, Addresses: p.Addresses})
-	}
-	for name, n := range v.Networks {
-		in.Problems[name] = n.Problems
-	}
-	g := topology.Build(in)
-	out := api.Topology{Nodes: []api.Node{}, Edges: []api.Edge{}, Text: g.Text()}
-	for _, t := range v.Changes {
-		// The picture is of how it is just now.
-		out.Text += fmt.Sprintf("change %s (%s) is %s\n", t.ID, t.Title, t.Phase)
-	}
-	for _, n := range g.Nodes {
-		out.Nodes = append(out.Nodes, api.Node{
-			ID: n.ID, Kind: string(n.Kind), Name: n.Name, Addresses: list(n.Addresses), MAC: n.MAC, Network: n.Network,
-			Mode: n.Mode, Health: string(n.Health), Note: n.Note, Foreign: n.Foreign,
-		})
-	}
-	for _, e := range g.Edges {
-		out.Edges = append(out.Edges, api.Edge{From: e.From, To: e.To, Kind: string(e.Kind)})
-	}
 	return out
 }

@@ -29,14 +29,6 @@ func (s *Server) registerStatus() {
 		func(ctx context.Context, _ *struct{}) (api.Status, error) { return s.status(ctx) })
 	handle(s, s.operation("list-modes", http.MethodGet, "/modes", "The words for what a network does with its traffic"),
 		func(context.Context, *struct{}) ([]api.Mode, error) { return list(s.Modes), nil })
-	handle(s, s.operation("get-topology", http.MethodGet, "/topology", "The graph from the LAN to the guests"),
-		func(ctx context.Context, _ *struct{}) (api.Topology, error) {
-			v, err := s.Engine.View(ctx)
-			if err != nil {
-				return api.Topology{}, err
-			}
-			return topologyOf(v), nil
-		})
 }
 
 func (s *Server) status(ctx context.Context) (api.Status, error) {

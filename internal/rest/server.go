@@ -206,6 +206,7 @@ func groupID(name string) int {
 
 func (s *Server) register() {
 	s.registerStatus()
+	s.registerTopology()
 	s.registerNetworks()
 	s.registerReservations()
 	s.registerForwards()

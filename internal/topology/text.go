@@ -126,7 +126,7 @@ func noted(n Node) string {
 	if n.Note == "" {
 		return ""
 	}
-	if n.Health == Degraded {
+	if n.Health == Problem {
 		return "! " + n.Note
 	}
 	return n.Note
@@ -152,4 +152,19 @@ func clean(s string) string {
 		}
 		return r
 	}, s)
+}
+
+// Roots lists the nodes that no edge leads to, in order.
+func (g Graph) Roots() []Node {
+	entered := map[string]bool{}
+	for _, e := range g.Edges {
+		entered[e.To] = true
+	}
+	var out []Node
+	for _, n := range g.Nodes {
+		if !entered[n.ID] {
+			out = append(out, n)
+		}
+	}
+	return out
 }

@@ -1,7 +1,6 @@
 package topology
 
 import (
-	"encoding/json"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -122,14 +121,34 @@ func TestPictures(t *testing.T) {
 	for name, in := range cases {
 		t.Run(name, func(t *testing.T) {
 			g := Build(in)
-			graph, err := json.MarshalIndent(g, "", "  ")
-			if err != nil {
-				t.Fatal(err)
-			}
 			golden(t, filepath.Join("testdata", name, "tree.txt"), g.Text())
-			golden(t, filepath.Join("testdata", name, "graph.json"), string(graph)+"\n")
+			golden(t, filepath.Join("testdata", name, "graph.txt"), dump(Layout(g, Options{})))
 		})
 	}
+}
+
+// dump writes what is not zero, a line for each node and edge.
+func dump(g Graph) string {
+	var out strings.Builder
+	fmt.Fprintf(&out, "%d x %d, host %v\n", g.Width, g.Height, g.Frame)
+	line := func(v any) {
+		r := reflect.ValueOf(v)
+		for i := range r.NumField() {
+			if f := r.Type().Field(i); f.IsExported() && f.Name != "Kind" && !r.Field(i).IsZero() {
+				fmt.Fprintf(&out, " %s=%v", strings.ToLower(f.Name), r.Field(i).Interface())
+			}
+		}
+		out.WriteByte('\n')
+	}
+	for _, n := range g.Nodes {
+		out.WriteString("node")
+		line(n)
+	}
+	for _, e := range g.Edges {
+		out.WriteString("edge")
+		line(e)
+	}
+	return strings.ReplaceAll(out.String(), "\x1b", "ESC")
 }
 
 func golden(t *testing.T, path, got string) {

@@ -1,0 +1,129 @@
+package api
+
+import (
+	"context"
+	"net/url"
+	"strconv"
+)
+
+// Topology is the graph from the LAN to the guests, and where everything stands
+// in the picture.
+//
+// Nodes and edges have ids that stay the same from one answer to the next, so
+// that a picture can be moved from one to the other: a node's is "kind:name"
+// (lan:192.168.99.0/24, nic:enp6s18, forward:tcp/8080, bridge:virbr0, host:br0,
+// port:vnet0, guest:NAME, more:virbr0), an edge's "from>to". Both lists are in an
+// order that depends on names, and on when guests were plugged in, alone.
+//
+// The picture is laid out once, here: LANs at the top, the host's frame below
+// with its NICs on the upper edge and forwards (doors) beside them, each bridge
+// as a horizontal rail with its guests hanging from it. Boxes and paths are in
+// pixels from the upper left corner of a picture of Width × Height. A node
+// without a box is not drawn; if Folded is set, the node of that id, of kind
+// "more", stands for it. An edge without a path is shown by how its ends touch:
+// a port's pill sits on the edge of its guest's box.
+type Topology struct {
+	Host   string `json:"host" doc:"Name of the host"`
+	Width  int    `json:"width" doc:"Of the picture, in pixels"`
+	Height int    `json:"height" doc:"Of the picture, in pixels"`
+	Frame  Box    `json:"frame" doc:"The host in the picture"`
+	Nodes  []Node `json:"nodes" nullable:"false"`
+	Edges  []Edge `json:"edges" nullable:"false"`
+	Text   string `json:"text,omitempty" doc:"The graph as a tree, ready to print"`
+}
+
+// Box is a rectangle in pixels.
+type Box struct {
+	X int `json:"x"`
+	Y int `json:"y"`
+	W int `json:"w"`
+	H int `json:"h"`
+}
+
+// Point is a place in pixels.
+type Point struct {
+	X int `json:"x"`
+	Y int `json:"y"`
+}
+
+// Node is one thing in the topology.
+type Node struct {
+	ID          string    `json:"id" doc:"kind:name"`
+	Kind        string    `json:"kind" enum:"lan,nic,forward,bridge,host,port,guest,more" doc:"nic: an interface of the host that leads to a LAN (card, bond, VLAN, tunnel). host: the host itself, where it is a peer of the guests on a bridge. port: the host's end of a guest's NIC. more: stands for Members nodes that are folded"`
+	Name        string    `json:"name" doc:"Of the interface, the guest, the LAN's prefix, the forward's id; chosen by guests in part, so never to be taken as HTML"`
+	Type        string    `json:"type,omitempty" doc:"Of an interface, in the kernel's words (bond, vlan, tun, veth, wireguard); missing for a plain card"`
+	Addresses   []string  `json:"addresses" nullable:"false" doc:"The host's own with prefix length; of a LAN its routers; of a guest those of all its NICs"`
+	MAC         string    `json:"mac,omitempty"`
+	MTU         int       `json:"mtu,omitempty" doc:"Bytes"`
+	SpeedMbit   int       `json:"speed_mbit,omitempty" doc:"Mbit/s"`
+	RxBytes     uint64    `json:"rx_bytes,omitempty" doc:"Received: by the guest for ports and guests, by the interface for NICs and bridges; both directions for forwards"`
+	TxBytes     uint64    `json:"tx_bytes,omitempty" doc:"Sent, likewise"`
+	Connections uint64    `json:"connections,omitempty" doc:"Of a forward since it was made"`
+	VLANs       []string  `json:"vlans,omitempty" nullable:"false"`
+	Isolated    bool      `json:"isolated,omitempty" doc:"The port does not reach other isolated ones"`
+	Network     string    `json:"network,omitempty" doc:"Of a bridge, port, forward or folded group"`
+	Mode        string    `json:"mode,omitempty" doc:"Of a bridge: what its network does with traffic"`
+	Owner       string    `json:"owner,omitempty" doc:"Of a foreign bridge: who made it, as far as its name tells (docker, libvirt). Of a port: the process that has it open, with its number"`
+	Listen      string    `json:"listen,omitempty" doc:"Of a forward: where it listens"`
+	Target      string    `json:"target,omitempty" doc:"Of a forward: the guest and port that it was made for"`
+	Leads       string    `json:"leads,omitempty" doc:"Of a forward: the address that it leads to just now; missing while it waits"`
+	Health      string    `json:"health" enum:"ok,down,stopped,unknown,problem" doc:"down: not in use, and nobody said that it should be; stopped: a network that a person stopped; problem: not as it should be"`
+	Note        string    `json:"note,omitempty" doc:"Why it is not ok, in a few words; of a folded group its title"`
+	Findings    []Finding `json:"findings,omitempty" nullable:"false" doc:"What a closer look found, worst first"`
+	Foreign     bool      `json:"foreign,omitempty" doc:"Not made by drawbridge"`
+	Uplink      bool      `json:"uplink,omitempty" doc:"Carries the host's best default route"`
+	Members     int       `json:"members,omitempty" doc:"Of a folded group"`
+	Problems    int       `json:"problems,omitempty" doc:"How many of a folded group have a problem"`
+	Mark        string    `json:"mark,omitempty" enum:"added,removed,changed" doc:"What the change does to it, where a change is drawn"`
+	Box         *Box      `json:"box,omitempty" doc:"Missing: not drawn"`
+	Folded      string    `json:"folded,omitempty" doc:"The node of kind more that stands for it"`
+}
+
+// Finding is a remark about one node.
+type Finding struct {
+	Severity string `json:"severity" doc:"problem, warning or note"`
+	Text     string `json:"text"`
+	Fix      string `json:"fix,omitempty" doc:"The command that mends it"`
+}
+
+// Edge joins two nodes, from the outside in.
+type Edge struct {
+	ID         string  `json:"id" doc:"from>to"`
+	From       string  `json:"from"`
+	To         string  `json:"to"`
+	Kind       string  `json:"kind" enum:"attached,stacked,routed,plugged,guest,door" doc:"attached: LAN and NIC. stacked: a bond or VLAN on its NIC. routed: a bridge whose traffic leaves by the NIC. plugged: into the bridge. guest: a port and its guest. door: a NIC and a forward, or a forward and its guest"`
+	Health     string  `json:"health" enum:"ok,down,stopped,unknown,problem"`
+	Note       string  `json:"note,omitempty"`
+	Translated bool    `json:"translated,omitempty" doc:"Guests go out by the host's address (source NAT)"`
+	Mark       string  `json:"mark,omitempty" enum:"added,removed,changed"`
+	Path       []Point `json:"path,omitempty" nullable:"false" doc:"Corners of the line that draws it"`
+	Dashed     bool    `json:"dashed,omitempty" doc:"The lane of a guest's further NIC"`
+}
+
+// View says how a topology is wanted.
+type View struct {
+	// Columns of guests side by side, 1 to 12; 0 leaves it to the daemon (6).
+	Columns int
+	// Fold is how many guests of one network are drawn before the rest is folded;
+	// 0 leaves it to the daemon (30), less than 0 folds nothing.
+	Fold int
+}
+
+func (v View) query() url.Values {
+	q := url.Values{}
+	for name, n := range map[string]int{"columns": v.Columns, "fold": v.Fold} {
+		if n != 0 {
+			q.Set(name, strconv.Itoa(n))
+		}
+	}
+	return q
+}
+
+// Topology asks for the graph from the LAN to the guests.
+func (c *Client) Topology(ctx context.Context, v View) (Topology, error) {
+	path := "/topology"
+	if q := v.query(); len(q) > 0 {
+		path += "?" + q.Encode()
+	}
+	return get[Topology](ctx, c, path)
+}

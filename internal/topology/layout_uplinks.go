@@ -1,0 +1,191 @@
+package topology
+
+import "slices"
+
+// uplinks places LANs, NICs and doors, and returns where the rails may begin.
+func (l *layout) uplinks() int {
+	u := &uplinks{layout: l, column: map[string]int{}, width: map[string]int{}, level: map[string]int{}}
+	for _, n := range l.g.Nodes {
+		if n.Kind == KindNIC && l.via(n.ID, EdgeStacked) == "" && !u.member(n.ID) {
+			u.put(n.ID, 0)
+		}
+	}
+	for _, n := range l.g.Nodes { // bonds, and what stands on nothing that was placed
+		if n.Kind == KindNIC {
+			if _, placed := u.column[n.ID]; !placed && !u.member(n.ID) && !u.onePlaced(n.ID) {
+				u.put(n.ID, 1)
+			}
+		}
+	}
+	for _, n := range l.g.Nodes {
+		if _, placed := u.column[n.ID]; n.Kind == KindNIC && !placed {
+			u.put(n.ID, 0)
+		}
+	}
+	l.upColumns = u.columns
+	l.columns = max(l.columns, u.columns, 3)
+	top := margin
+	if u.anyLAN() {
+		top = margin + lanH + 32
+	}
+	l.wall = top + boxH/2
+	u.boxes(top)
+	doorsBottom := l.doors()
+	u.lans()
+	return max(u.bottom, doorsBottom) + 18 + max(fewestLanes, len(l.lanes))*8
+}
+
+// uplinks is the part of the layout above the rails: each NIC has a column for
+// each LAN that it leads to, itself or by what stands on it.
+type uplinks struct {
+	*layout
+	column, width, level map[string]int
+	columns, bottom      int
+}
+
+// member says whether a NIC is one of several below a bond.
+func (u *uplinks) member(id string) bool {
+	next := u.next(id, EdgeStacked)
+	return next != "" && u.node(next).Type == typeBond
+}
+
+// onePlaced says whether what a NIC stands on is placed: then it was, too.
+func (u *uplinks) onePlaced(id string) bool {
+	_, placed := u.column[u.via(id, EdgeStacked)]
+	return placed
+}
+
+// put gives a NIC and what stands on it their columns.
+func (u *uplinks) put(id string, level int) {
+	if _, placed := u.column[id]; placed {
+		return
+	}
+	first := u.columns
+	u.column[id], u.level[id] = first, level
+	var above []string
+	leads := false
+	for _, i := range u.out[id] {
+		if e := u.g.Edges[i]; e.Kind == EdgeStacked {
+			above = append(above, e.To)
+		} else if e.Kind == EdgePlugged {
+			leads = true
+		}
+	}
+	if leads || len(above) == 0 || u.via(id, EdgeAttached) != "" {
+		u.columns++
+	}
+	for _, next := range above {
+		u.put(next, level+1)
+	}
+	var members []string
+	for _, i := range u.in[id] {
+		if e := u.g.Edges[i]; e.Kind == EdgeStacked && u.node(id).Type == typeBond {
+			members = append(members, e.From)
+		}
+	}
+	u.columns = max(u.columns, first+len(members), first+1)
+	u.width[id] = u.columns - first
+	for i, m := range members {
+		if _, placed := u.column[m]; placed {
+			continue
+		}
+		from, to := first+i*u.width[id]/len(members), first+(i+1)*u.width[id]/len(members)
+		u.column[m], u.width[m], u.level[m] = from, to-from, level-1
+	}
+}
+
+func (u *uplinks) anyLAN() bool {
+	return slices.ContainsFunc(u.g.Nodes, func(n Node) bool { return n.Kind == KindLAN })
+}
+
+func (u *uplinks) boxes(top int) {
+	u.bottom = top + boxH/2
+	for i := range u.g.Nodes {
+		n := &u.g.Nodes[i]
+		if n.Kind != KindNIC {
+			continue
+		}
+		n.Box = Box{u.left(u.column[n.ID]), top + u.level[n.ID]*(boxH+24), u.width[n.ID]*pitchX - columnGap, boxH}
+		u.bottom = max(u.bottom, n.Box.Bottom())
+	}
+	u.upBottom = u.bottom
+	for i := range u.g.Edges {
+		e := &u.g.Edges[i]
+		if e.Kind != EdgeStacked {
+			continue
+		}
+		from, to := u.node(e.From).Box, u.node(e.To).Box
+		x := min(from.Right(), to.Right())/2 + max(from.X, to.X)/2
+		e.Path = []Point{{x, from.Bottom()}, {x, to.Y}}
+	}
+}
+
+// lans puts each LAN above the first NIC that leads there.
+func (u *uplinks) lans() {
+	taken := map[int]bool{}
+	for i := range u.g.Nodes {
+		n := &u.g.Nodes[i]
+		if n.Kind != KindLAN {
+			continue
+		}
+		first := true
+		for _, j := range u.out[n.ID] {
+			e := &u.g.Edges[j]
+			nic := u.node(e.To).Box
+			if first {
+				at := u.column[e.To]
+				for taken[at] {
+					at++
+				}
+				taken[at] = true
+				n.Box = Box{u.left(at), margin, columnW, lanH}
+				first = false
+			}
+			top := margin + lanH + 32 // NICs on the wall; what stands on them is reached through them
+			x := nic.X + min(nic.W, columnW)/2
+			if x == n.Box.Middle().X {
+				e.Path = []Point{{x, n.Box.Bottom()}, {x, top}}
+				continue
+			}
+			e.Path = []Point{{n.Box.Middle().X, n.Box.Bottom()}, {n.Box.Middle().X, n.Box.Bottom() + 16}, {x, n.Box.Bottom() + 16}, {x, top}}
+		}
+	}
+}
+
+// doors puts the forwards on the wall beside the NICs, in rows.
+func (l *layout) doors() int {
+	var doors []string
+	for _, n := range l.g.Nodes {
+		if n.Kind == KindForward {
+			doors = append(doors, n.ID)
+		}
+	}
+	if len(doors) == 0 {
+		return 0
+	}
+	most := 12
+	if l.Fold < 0 {
+		most = len(doors)
+	}
+	if len(doors) > most+1 {
+		more := Node{ID: id(KindMore, string(KindForward)), Kind: KindMore, Name: string(KindForward), Health: OK}
+		for _, d := range doors[most:] {
+			l.node(d).Folded = more.ID
+			more.Members++
+			more.Problems += boolean(l.node(d).Health == Problem)
+		}
+		doors = append(doors[:most:most], l.addMore(more))
+	}
+	across := max(1, min(4, l.Columns-l.upColumns))
+	if len(doors) < across {
+		across = len(doors)
+	}
+	l.columns = max(l.columns, l.upColumns+across)
+	bottom := 0
+	for i, d := range doors {
+		n := l.node(d)
+		n.Box = Box{l.left(l.upColumns + i%across), l.wall - doorH/2 + i/across*(doorH+6), columnW, doorH}
+		bottom = n.Box.Bottom()
+	}
+	return max(bottom, l.node(doors[0]).Box.Bottom())
+}
