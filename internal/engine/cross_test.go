@@ -235,7 +235,7 @@ type fakeManager struct{}
 func (fakeManager) Of(context.Context, string) (engine.Managed, error) {
 	return engine.Managed{Name: "networkd", Words: "systemd-networkd"}, nil
 }
-func (fakeManager) Verify(context.Context, string) error          { return nil }
+func (fakeManager) Verify(context.Context, string) error         { return nil }
 func (fakeManager) Files(context.Context, host.Profile) []string { return nil }
 
 func bridgedLAN() engine.Command {

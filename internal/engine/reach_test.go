@@ -23,6 +23,7 @@ type fakeReach struct {
 	traffic  map[host.Connection]host.Traffic
 	peers    []host.Peer
 	silent   map[host.Peer]bool
+	looks    chan struct{} // one for each look at traffic
 }
 
 func (f *fakeReach) orNil() engine.Reach {
@@ -48,6 +49,10 @@ func (f *fakeReach) Traffic(_ context.Context, c host.Connection) (host.Traffic,
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	t, open := f.traffic[c]
+	select {
+	case f.looks <- struct{}{}:
+	default:
+	}
 	if !open {
 		return t, fs.ErrNotExist
 	}
@@ -75,7 +80,7 @@ var (
 func reachable(t *testing.T, edit func(*fakeReach)) (*trial, engine.Result) {
 	f := &fakeReach{
 		operator: []host.Connection{session}, traffic: map[host.Connection]host.Traffic{session: {Written: 1000, Acked: 900}},
-		peers: []host.Peer{router, resolver}, silent: map[host.Peer]bool{},
+		peers: []host.Peer{router, resolver}, silent: map[host.Peer]bool{}, looks: make(chan struct{}),
 	}
 	edit(f)
 	x := &trial{machine: newMachine(t), reach: f}
@@ -91,6 +96,18 @@ func reachable(t *testing.T, edit func(*fakeReach)) (*trial, engine.Result) {
 		t.Fatal(res.Phase, err)
 	}
 	return x, res
+}
+
+// looked waits until traffic was looked at and acted upon.
+func (x *trial) looked() {
+	x.t.Helper()
+	for range 2 {
+		select {
+		case <-x.reach.looks:
+		case <-time.After(20 * time.Second):
+			x.t.Fatal("nobody looks")
+		}
+	}
 }
 
 // becomes waits until the conditions read so, or the change is over.
@@ -130,8 +147,9 @@ func TestConfirmsItselfOnNewDataOnly(t *testing.T) {
 	x.becomes(res.ID, "false nothing yet; false not asked yet; false not asked yet")
 	// What was under way at the cut-over is acknowledged: that is not new.
 	x.reach.set(func() { x.reach.traffic[session] = host.Traffic{Written: 1000, Acked: 1000} })
-	x.engine.Attend(t.Context())
+	x.looked()
 	x.reach.set(func() { x.reach.traffic[session] = host.Traffic{Written: 1010, Acked: 1000} })
+	x.looked()
 	x.becomes(res.ID, "false nothing yet; false not asked yet; false not asked yet")
 	x.reach.set(func() { x.reach.traffic[session] = host.Traffic{Written: 1010, Acked: 1001} })
 	x.becomes(res.ID, keptBy)
