@@ -108,20 +108,23 @@ func (g *Guests) tryKVM(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, kvmPatience)
 	defer cancel()
-	args := g.arguments(filepath.Join(g.dir, "probe.console"), "kvm", "guest.probe")
+	args := g.arguments(filepath.Join(g.dir, "probe.console"), "kvm", g.initrd, guestMemory, "guest.probe")
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.Output()
 	return err == nil && strings.Contains(string(out), "@ready")
 }
 
+// guestMemory is what a guest of busybox alone needs, in MiB.
+const guestMemory = 192
+
 // arguments is a whole QEMU command line but for network cards. The agent is on standard input and
 // output, where whoever starts QEMU through other programs still finds it.
-func (g *Guests) arguments(console, accel, words string) []string {
+func (g *Guests) arguments(console, accel, initrd string, mebibytes int, words string) []string {
 	return []string{
-		"qemu-system-x86_64", "-accel", accel, "-m", "192", "-no-reboot",
+		"qemu-system-x86_64", "-accel", accel, "-m", strconv.Itoa(mebibytes), "-no-reboot",
 		"-nodefaults", "-no-user-config", "-display", "none",
-		"-kernel", g.kernel.Image, "-initrd", g.initrd,
+		"-kernel", g.kernel.Image, "-initrd", initrd,
 		"-append", "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check tsc=reliable cryptomgr.notests random.trust_cpu=on " + words,
 		"-serial", "file:" + console,
 		"-chardev", "stdio,id=agent,signal=off", "-serial", "chardev:agent",
@@ -162,7 +165,7 @@ func (g *Guests) Boot(ctx context.Context, spec Spec) (*Guest, error) {
 		answers: make(chan string, 16),
 		gone:    make(chan struct{}),
 	}
-	args := g.arguments(vm.console, g.accel, "guest.name="+spec.Name)
+	args := g.arguments(vm.console, g.accel, g.initrd, guestMemory, "guest.name="+spec.Name)
 	args = append(args, "-name", spec.Name)
 	if spec.Command == nil {
 		spec.Command = func(args []string) *exec.Cmd { return exec.Command(args[0], args[1:]...) }
