@@ -108,7 +108,7 @@ func leaseEvent(l dhcp.Lease) engine.Event {
 	if l.State != dhcp.Bound {
 		verb = string(l.State) + " by"
 	}
-	return engine.Event{Kind: "lease", Object: l.Addr.String(), Who: "dhcp", Text: fmt.Sprintf("%s %s %s on network %s", l.Addr, verb, l.MAC, l.Network)}
+	return engine.Event{Kind: engine.LeaseEvent, Action: string(l.State), Network: spec.NetworkName(l.Network), Object: l.Addr.String(), Who: "dhcp", Text: fmt.Sprintf("%s %s %s on network %s", l.Addr, verb, l.MAC, l.Network)}
 }
 
 func (g guests) Problems() []string {

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -128,6 +129,10 @@ func runDaemon(ctx context.Context, s settings) error {
 			log.Warn("nftables tables are open to other programs; what they break is put back", "why", err)
 		}
 	}
+	server, err := d.newServer()
+	if err != nil {
+		return err
+	}
 	if err := d.engine.Start(ctx); err != nil {
 		return err
 	}
@@ -140,10 +145,7 @@ func runDaemon(ctx context.Context, s settings) error {
 	if err := d.follow(ctx); err != nil {
 		return err
 	}
-	server, err := d.serve()
-	if err != nil {
-		return err
-	}
+	d.openWeb(server)
 	if why := d.resolved.Absence(ctx); why != nil {
 		log.Info("the host's resolver is not told of guests' names", "why", why)
 	}
@@ -309,11 +311,7 @@ func (d *running) follow(ctx context.Context) error {
 	}
 	go func() {
 		for e := range events {
-			about := e.Link
-			if about == "" {
-				about = string(e.Kind)
-			}
-			d.hint(engine.Hint{Object: about, Who: e.Who})
+			d.hint(engine.Hint{Kind: string(e.Kind), Object: e.Link, Who: e.Who})
 		}
 	}()
 	go d.followGuests(ctx)
@@ -337,17 +335,22 @@ func (d *running) hint(h engine.Hint) {
 	}
 }
 
-// followGuests passes leases on as events, and notices when the process ends.
 func (d *running) syncLeases(ctx context.Context) {
 	if err := d.engine.SyncLeases(ctx); err != nil && ctx.Err() == nil {
 		d.log.Warn("forwards may not follow their guests", "err", err)
 	}
 }
 
+// followGuests passes leases on as events, and notices when the process ends.
 func (d *running) followGuests(ctx context.Context) {
 	const pause = 200 * time.Millisecond
 	for ctx.Err() == nil {
-		err := d.adapter.Watch(ctx, func() { d.syncLeases(ctx) }, func(c dhcp.Change) {
+		var answering atomic.Bool
+		err := d.adapter.Watch(ctx, func() {
+			answering.Store(true)
+			d.engine.Tell(engine.Event{Kind: engine.ServicesEvent, Action: "answering", Object: "services", Text: "guest services answer"})
+			d.syncLeases(ctx)
+		}, func(c dhcp.Change) {
 			if c.Lost {
 				go d.syncLeases(ctx)
 				return
@@ -357,6 +360,9 @@ func (d *running) followGuests(ctx context.Context) {
 		})
 		if ctx.Err() != nil {
 			return
+		}
+		if answering.Load() {
+			d.engine.Tell(engine.Event{Kind: engine.ServicesEvent, Action: "gone", Object: "services", Text: "guest services do not answer any more"})
 		}
 		d.log.Debug("guest services ended their conversation", "err", err)
 		d.hint(engine.Hint{Object: "services"})

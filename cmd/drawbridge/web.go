@@ -31,7 +31,7 @@ func (s *settings) readWeb(origins []string) error {
 // serve makes the server of the API. The page is where the flag says, or else
 // where it was asked to be before the daemon ended. A port that somebody has
 // keeps nobody from managing networks.
-func (d *running) serve() (*rest.Server, error) {
+func (d *running) newServer() (*rest.Server, error) {
 	var err error
 	if d.keyStore, err = store.OpenKeys(d.stateDir); err != nil {
 		return nil, err
@@ -43,21 +43,24 @@ func (d *running) serve() (*rest.Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := rest.New(rest.Config{
+	return rest.New(rest.Config{
 		Engine: d.engine, Log: d.log, Version: version(), Modes: modes(), ServicesPID: d.servicesPID, Keys: keys, Web: d.web,
-	})
-	listen := cmp.Or(d.web.Listen, keys.Listen())
+	}), nil
+}
+
+// openWeb lets browsers in, where that is wanted.
+func (d *running) openWeb(server *rest.Server) {
+	listen := cmp.Or(d.web.Listen, server.Keys.Listen())
 	if listen == "" {
-		return server, nil
+		return
 	}
 	at, err := server.OpenWeb(listen)
 	if err != nil {
 		d.log.Error("the page is not served; drawbridge web tries again", "listen", listen, "err", err)
-		return server, nil
+		return
 	}
 	d.log.Info("the page is served", "listen", at)
 	if d.web.Anywhere {
 		d.log.Warn("the page has no encryption of its own: whoever sees its traffic can do what its users can", "listen", at)
 	}
-	return server, nil
 }

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -222,34 +221,6 @@ func (c *Client) Extend(ctx context.Context, id string, by time.Duration) error 
 func (c *Client) decide(ctx context.Context, id, verb string, body any) error {
 	_, err := send[struct{}](ctx, c, http.MethodPost, "/changes/"+url.PathEscape(id)+"/"+verb, body)
 	return err
-}
-
-// Watch calls each for every event until ctx ends, each returns an error, or
-// the daemon goes away (io.ErrUnexpectedEOF).
-func (c *Client) Watch(ctx context.Context, each func(Event) error) error {
-	resp, err := c.do(ctx, http.MethodGet, "/events", nil)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	for lines.Scan() {
-		data, ok := strings.CutPrefix(lines.Text(), "data: ")
-		if !ok {
-			continue
-		}
-		var e Event
-		if err := json.Unmarshal([]byte(data), &e); err != nil {
-			return fmt.Errorf("read event: %w", err)
-		}
-		if err := each(e); err != nil {
-			return err
-		}
-	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return fmt.Errorf("watch events: the daemon went away: %w", io.ErrUnexpectedEOF)
 }
 
 func get[T any](ctx context.Context, c *Client, path string) (T, error) {

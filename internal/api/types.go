@@ -154,12 +154,3 @@ type Status struct {
 	Problems    []string  `json:"problems" nullable:"false" doc:"Of the host and of networks, one line each, worst first"`
 	Changes     []Change  `json:"changes" nullable:"false" doc:"Changes that are not finished"`
 }
-
-// Event tells watchers that something happened.
-type Event struct {
-	Time   time.Time `json:"time"`
-	Kind   string    `json:"kind" doc:"One of change, port, lease, drift, repair, services"`
-	Object string    `json:"object" doc:"What it is about: a network, a tap, an address"`
-	Text   string    `json:"text" doc:"A whole sentence"`
-	Who    string    `json:"who" doc:"Who did it, where that is known"`
-}

@@ -158,28 +158,3 @@ func (a *app) extendCommand() *cobra.Command {
 	c.Flags().DurationVar(&by, "by", time.Minute, "how much later the change is taken back")
 	return c
 }
-
-func (a *app) monitorCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "monitor", Short: "Print what happens, as it happens, until interrupted", Args: cobra.NoArgs,
-		Example: "  drawbridge monitor",
-		RunE: func(c *cobra.Command, _ []string) error {
-			err := a.client.Watch(c.Context(), func(e api.Event) error {
-				if a.format == "yaml" { // a stream of documents
-					fmt.Fprintln(a.stdout, "---")
-				}
-				return a.show(e, func(w *writer) {
-					who := ""
-					if e.Who != "" && e.Who != "drawbridge" {
-						who = "  (" + e.Who + ")"
-					}
-					w.linef("%s  %-8s  %s%s", e.Time.Local().Format("15:04:05.000"), e.Kind, e.Text, who)
-				})
-			})
-			if c.Context().Err() != nil {
-				return nil // the person had enough
-			}
-			return err
-		},
-	}
-}

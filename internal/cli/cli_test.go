@@ -2,7 +2,6 @@ package cli
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -320,39 +319,6 @@ func TestManualHasAPageForEveryCommand(t *testing.T) {
 	}
 	if got := roff(".a\\b-c"); got != `\&.a\eb\-c` {
 		t.Errorf("roff made %q", got)
-	}
-}
-
-func TestMonitorPrintsEvents(t *testing.T) {
-	answers := everything()
-	answers["GET /events"] = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprint(w, ": watching\n\n")
-		for _, e := range []api.Event{{Time: now, Kind: "port", Text: "web plugged in\x1b[2J", Who: "qemu"}, {Time: now, Kind: "repair", Text: "put back", Who: "drawbridge"}} {
-			raw, _ := json.Marshal(e)
-			fmt.Fprintf(w, "event: x\ndata: %s\n\n", raw)
-		}
-	})
-	r := startDaemon(t, answers).run(t, "", "monitor")
-	clock := now.Local().Format("15:04:05.000")
-	want := clock + "  port      web plugged in?[2J  (qemu)\n" + clock + "  repair    put back\n"
-	if r.stdout != want || r.code != ExitFailed || !strings.Contains(r.stderr, "went away") {
-		t.Errorf("printed %q, %q, %d", r.stdout, r.stderr, r.code)
-	}
-}
-
-func TestInterruptedMonitorIsNoFailure(t *testing.T) {
-	answers := everything()
-	ctx, cancel := context.WithCancel(t.Context())
-	answers["GET /events"] = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_ = http.NewResponseController(w).Flush()
-		cancel()
-		<-r.Context().Done()
-	})
-	d := startDaemon(t, answers)
-	var out, errs bytes.Buffer
-	a := &app{stdout: &out, stderr: &errs, now: time.Now}
-	if code := a.main(ctx, []string{"drawbridge", "--socket", d.socket, "monitor"}); code != ExitDone || errs.Len() > 0 {
-		t.Errorf("code %d, %q", code, errs.String())
 	}
 }
 

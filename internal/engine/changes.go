@@ -29,7 +29,7 @@ func (e *Engine) carryOut(ctx context.Context, title string, d draft, o *Options
 	scope, snapshot, goal := plan.Frame(now, d.seen)
 	t := txn.Txn{
 		ID: newID(), Title: title, Steps: now, After: after, Scope: scope, Snapshot: snapshot, Goal: goal,
-		Doc: d.doc, Ledger: d.plan.Ledger,
+		Doc: d.doc, Ledger: d.plan.Ledger, By: txn.ActorOf(ctx),
 	}
 	if d.plan.Risk == plan.RiskHost {
 		if o == nil {
@@ -39,12 +39,16 @@ func (e *Engine) carryOut(ctx context.Context, title string, d draft, o *Options
 		if t.Within, err = o.within(); err != nil {
 			return txn.Txn{}, fmt.Errorf("%s: %w", title, err)
 		}
-		t.Who = o.Who
+		t.Who = t.By.String()
 		if o.WhenReachable {
 			t.Reach = e.gather(ctx, o.PID)
 		}
 	}
+	e.begun.note(t.ID, e.Store.Document())
 	done, err := e.runner.Run(ctx, t)
+	if done.Phase != txn.Waiting && done.Phase != txn.Stuck {
+		e.begun.forget(t.ID)
+	}
 	e.beginReach(ctx, done)
 	e.quarrel.changed = time.Now()
 	return done, err
@@ -211,21 +215,8 @@ func (e *Engine) attend(ctx context.Context) {
 	}
 }
 
-// entered tells whoever watches of the phases of a change that waits for a person.
+// entered is told of every phase of every change.
 func (e *Engine) entered(t txn.Txn) {
 	e.open.enter(t)
-	if t.Within == 0 {
-		return
-	}
-	text := fmt.Sprintf("%s: %s", t.Title, t.Phase)
-	if t.Phase == txn.Waiting {
-		text += fmt.Sprintf(", taken back in %d s unless: drawbridge change confirm %s", (t.Deadline-e.Boottime())/int64(time.Second), t.ID)
-	}
-	if t.Proof != "" {
-		text += ", as " + t.Proof
-	}
-	if t.Problem != "" {
-		text += " (" + t.Problem + ")"
-	}
-	e.tell(Event{Kind: "change", Object: t.ID, Text: text, Who: t.Who})
+	e.tellPhase(t)
 }

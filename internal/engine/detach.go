@@ -7,6 +7,7 @@ import (
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/spec"
+	"drawbridge/internal/txn"
 )
 
 // leavers are the ports that wait to be detached. Deleting a link costs the
@@ -21,6 +22,7 @@ type leavers struct {
 
 type leaver struct {
 	tap  string
+	by   txn.Actor
 	done chan error
 }
 
@@ -45,7 +47,7 @@ func (l *leavers) take() []leaver {
 // DetachPort unplugs and deletes a tap that AttachPort made. Calls that come at
 // the same time are carried out together.
 func (e *Engine) DetachPort(ctx context.Context, tap string) error {
-	mine := leaver{tap, make(chan error, 1)}
+	mine := leaver{tap, txn.ActorOf(ctx), make(chan error, 1)}
 	if e.leaving.add(mine) {
 		go e.seeOff(context.WithoutCancel(ctx))
 	}
@@ -70,7 +72,7 @@ func (e *Engine) seeOff(ctx context.Context) {
 func (e *Engine) detach(ctx context.Context, all []leaver) {
 	var ports []host.Port
 	var fit []leaver
-	twice := map[string]bool{}
+	twice, by := map[string]bool{}, map[string]txn.Actor{}
 	for _, l := range all {
 		p, live := e.live[l.tap]
 		switch {
@@ -79,17 +81,17 @@ func (e *Engine) detach(ctx context.Context, all []leaver) {
 		case !p.Persistent:
 			l.done <- fmt.Errorf("port %q belongs to a running program and goes with it: %w", l.tap, spec.ErrInUse)
 		default:
-			twice[l.tap] = true
+			twice[l.tap], by[l.tap] = true, l.by
 			ports, fit = append(ports, p), append(fit, l)
 		}
 	}
 	if len(ports) == 0 {
 		return
 	}
-	err := e.unplug(ctx, ports)
+	err := e.unplug(ctx, ports, by)
 	for i, l := range fit {
 		if err != nil && len(ports) > 1 {
-			l.done <- e.unplug(ctx, ports[i:i+1])
+			l.done <- e.unplug(ctx, ports[i:i+1], by)
 			continue
 		}
 		l.done <- err

@@ -12,6 +12,7 @@ import (
 	"drawbridge/internal/plan"
 	"drawbridge/internal/render"
 	"drawbridge/internal/spec"
+	"drawbridge/internal/txn"
 )
 
 // doorChange is what happens to one forward.
@@ -230,7 +231,7 @@ func (e *Engine) followAll(ctx context.Context, network spec.NetworkName, list [
 	}
 	e.cutFlows(ctx, list)
 	for _, f := range list {
-		e.tell(Event{Kind: "forward", Object: f.Key(), Who: "drawbridge", Text: fmt.Sprintf("forward %s follows %s", f.Key(), f.Target)})
+		e.tell(Event{Kind: ForwardEvent, Action: "follows", Network: network, Object: f.Key(), Text: fmt.Sprintf("forward %s follows %s", f.Key(), f.Target)})
 	}
 }
 
@@ -309,12 +310,8 @@ func (e *Engine) endForwards(ctx context.Context) {
 	if len(over) == 0 || len(e.open.all()) > 0 {
 		return
 	}
-	if _, err := e.change(ctx, "end "+keysOfForwards(over), had, want, Options{}); err != nil {
+	if _, err := e.change(txn.By(ctx, txn.Actor{Kind: txn.ByClock}), "end "+keysOfForwards(over), had, want, Options{}); err != nil {
 		e.Log.Warn("forwards whose time is over", "err", err)
-		return
-	}
-	for _, f := range over {
-		e.tell(Event{Kind: "forward", Object: f.Key(), Who: "drawbridge", Text: "the time of forward " + f.Key() + " is over"})
 	}
 }
 

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -15,8 +16,9 @@ import (
 // Hint says that something on the host changed. It is no news, only a reason
 // to look again; so a lost one costs nothing.
 type Hint struct {
-	// Object is what it was about, if known: a link, "rules", "services".
-	Object string
+	// Kind is what it was about, if it is known that somebody changed something:
+	// link, address, route, rules. Object is the link, if there is one.
+	Kind, Object string
 	// Who did it, if the kernel tells: a process name and id.
 	Who string
 }
@@ -52,12 +54,14 @@ func (e *Engine) Follow(ctx context.Context, hints <-chan Hint) {
 			if !ok {
 				return
 			}
-			if h.Who != "" {
-				who = h.Who
-			}
-			if !drain(ctx, hints, &who, max(settleTime, time.Until(rested), e.echo())) {
+			burst, more := drain(ctx, hints, h, max(settleTime, time.Until(rested), e.echo()))
+			if !more {
 				return
 			}
+			for _, h := range burst {
+				who = cmp.Or(h.Who, who)
+			}
+			e.tellForeign(burst)
 		case <-timer.C:
 		}
 		began := time.Now()
@@ -69,23 +73,27 @@ func (e *Engine) Follow(ctx context.Context, hints <-chan Hint) {
 	}
 }
 
+// mostHints bounds what is kept of a burst of hints.
+const mostHints = 1024
+
 // drain waits for a burst of hints to end, at most a while.
-func drain(ctx context.Context, hints <-chan Hint, who *string, wait time.Duration) bool {
+func drain(ctx context.Context, hints <-chan Hint, first Hint, wait time.Duration) (burst []Hint, more bool) {
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
+	burst = []Hint{first}
 	for {
 		select {
 		case <-ctx.Done():
-			return false
+			return nil, false
 		case h, ok := <-hints:
 			if !ok {
-				return false
+				return nil, false
 			}
-			if h.Who != "" {
-				*who = h.Who
+			if len(burst) < mostHints {
+				burst = append(burst, h)
 			}
 		case <-timer.C:
-			return true
+			return burst, true
 		}
 	}
 }
@@ -100,10 +108,11 @@ func (e *Engine) repair(ctx context.Context, who string) {
 	if e.quarrel.resting() {
 		return
 	}
-	steps, err := e.reconcile(ctx, "repair", e.Store.Document())
+	steps, err := e.reconcile(txn.By(ctx, txn.Actor{Kind: txn.ByRepair}), "repair", e.Store.Document(), who)
 	if err != nil {
 		if ctx.Err() == nil {
 			e.Log.Error("repair", "err", err)
+			e.tell(Event{Kind: DriftEvent, Action: "failed", Who: who, Text: "could not be put back: " + err.Error()})
 			e.quarrel.note(keysOf(steps), who)
 		}
 		return
@@ -119,8 +128,7 @@ func (e *Engine) repair(ctx context.Context, who string) {
 		by = "somebody"
 	}
 	e.Log.Info("put back", "steps", len(steps), "first", steps[0].Key().String(), "who", by)
-	e.tell(Event{Kind: "repair", Object: steps[0].Key().String(), Who: by,
-		Text: fmt.Sprintf("%d things were changed by %s and put back, first %s", len(steps), by, steps[0].Key())})
+	e.tellSteps(RepairEvent, "repaired", steps, by, "put back: %s")
 }
 
 func keysOf(steps []plan.Step) []host.Key {

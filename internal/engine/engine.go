@@ -191,6 +191,7 @@ type Engine struct {
 	stale   bool
 
 	watchers watchers
+	begun    begun
 }
 
 // New makes an engine; nothing is read or changed before Start.
@@ -245,7 +246,7 @@ func (e *Engine) Start(ctx context.Context) error {
 			want.Networks[name] = n
 		}
 	}
-	if _, err := e.reconcile(ctx, "start", want); err != nil {
+	if _, err := e.reconcile(txn.By(ctx, txn.Actor{Kind: txn.ByStart}), "start", want, ""); err != nil {
 		e.Log.Error("not all networks could be started", "err", err)
 	}
 	if e.Tally != nil {
@@ -297,9 +298,6 @@ func (e *Engine) Do(ctx context.Context, c Command, o Options) (Result, error) {
 	}
 	res, err := e.change(ctx, c.Title(), had, want, o)
 	e.dropLeases(ctx, had)
-	if err == nil && !o.DryRun && res.ID != "" {
-		e.tell(Event{Kind: "change", Object: res.ID, Text: c.Title(), Who: "drawbridge"})
-	}
 	return res, err
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/plan"
@@ -250,54 +249,3 @@ func addNeighbours(ports []Port, neighbours []Neighbour) {
 		}
 	}
 }
-
-// watchers are those who listen to events.
-type watchers struct {
-	mu   sync.Mutex
-	subs map[chan Event]bool
-}
-
-// watchBuffer is how far a listener may fall behind before it is dropped.
-const watchBuffer = 256
-
-// Watch returns the events from now on. The channel is closed when ctx ends, or
-// when the listener does not keep up.
-func (e *Engine) Watch(ctx context.Context) <-chan Event {
-	ch := make(chan Event, watchBuffer)
-	e.watchers.mu.Lock()
-	defer e.watchers.mu.Unlock()
-	if e.watchers.subs == nil {
-		e.watchers.subs = map[chan Event]bool{}
-	}
-	e.watchers.subs[ch] = true
-	context.AfterFunc(ctx, func() { e.watchers.drop(ch) })
-	return ch
-}
-
-func (w *watchers) drop(ch chan Event) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.subs[ch] {
-		delete(w.subs, ch)
-		close(ch)
-	}
-}
-
-// tell sends an event to all who listen; one who does not read is dropped, not
-// waited for.
-func (e *Engine) tell(ev Event) {
-	ev.Time = e.Now()
-	e.watchers.mu.Lock()
-	defer e.watchers.mu.Unlock()
-	for ch := range e.watchers.subs {
-		select {
-		case ch <- ev:
-		default:
-			delete(e.watchers.subs, ch)
-			close(ch)
-		}
-	}
-}
-
-// Tell passes on an event that happened elsewhere, such as a new lease.
-func (e *Engine) Tell(ev Event) { e.tell(ev) }

@@ -87,7 +87,7 @@ func (e *Engine) reapOf(ctx context.Context, ports []host.Port, seen host.State)
 	if len(gone) == 0 {
 		return nil
 	}
-	return e.unplug(ctx, gone)
+	return e.unplug(ctx, gone, nil)
 }
 
 // sharedNames tells of guests' names that two processes use all the same, since

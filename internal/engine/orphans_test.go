@@ -69,11 +69,12 @@ func TestLeasesGoWithTheirNetwork(t *testing.T) {
 	hints := make(chan engine.Hint, 1)
 	hints <- engine.Hint{Object: "services"}
 	ctx, cancel := context.WithCancel(t.Context())
-	events := e.Watch(ctx)
+	events := make(chan engine.Event, 64)
+	defer e.Watch(func(ev engine.Event) { events <- ev })()
 	done := make(chan struct{})
 	go func() { e.Follow(ctx, hints); close(done) }()
 	for ev := range events {
-		if ev.Kind == "repair" {
+		if ev.Kind == engine.RepairEvent {
 			break
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"drawbridge/internal/plan"
 	"drawbridge/internal/render"
 	"drawbridge/internal/spec"
+	"drawbridge/internal/txn"
 )
 
 // draft is a change that was thought through and not yet done.
@@ -184,8 +185,8 @@ func (e *Engine) lookCloser(ctx context.Context, seen host.State, wish host.Wish
 
 // reconcile makes the host what the document says, leaving out networks that
 // something foreign keeps from running; those become problems. It returns the
-// steps that were taken.
-func (e *Engine) reconcile(ctx context.Context, title string, want spec.Document) ([]plan.Step, error) {
+// steps that were taken. who made it necessary, if that is known.
+func (e *Engine) reconcile(ctx context.Context, title string, want spec.Document, who string) ([]plan.Step, error) {
 	had := e.Store.Document()
 	facts, err := e.look(ctx)
 	if err != nil {
@@ -208,10 +209,14 @@ func (e *Engine) reconcile(ctx context.Context, title string, want spec.Document
 		if err != nil {
 			return nil, err
 		}
+		e.tellHeld(e.held, held)
 		e.held = held
 		d.doc = want
 		if len(d.plan.Steps) == 0 && want.Equal(had) && maps.Equal(d.plan.Ledger, e.Store.Ledger()) {
 			return nil, nil
+		}
+		if txn.ActorOf(ctx).Kind == txn.ByRepair && len(d.plan.Steps) > 0 {
+			e.tellSteps(DriftEvent, "seen", d.plan.Steps, who, "changed behind our back: %s")
 		}
 		_, err = e.carryOut(ctx, title, d, nil)
 		if slices.ContainsFunc(d.plan.Steps, func(s plan.Step) bool { return render.IsDoor(s.Key()) }) {

@@ -15,6 +15,7 @@ import (
 	"drawbridge/internal/plan"
 	"drawbridge/internal/render"
 	"drawbridge/internal/spec"
+	"drawbridge/internal/txn"
 )
 
 // OpenPort plugs a new tap into a network and returns its descriptors, which
@@ -78,10 +79,10 @@ func (e *Engine) plug(ctx context.Context, r PortRequest, persist bool) (host.Po
 	}
 	if err := e.settlePort(ctx, p); err != nil {
 		closeAll(taps)
-		return p, nil, errors.Join(err, e.unplug(ctx, []host.Port{p}))
+		return p, nil, errors.Join(err, e.unplug(ctx, []host.Port{p}, nil))
 	}
 	e.follow(ctx, n.Name, p.Guest, p.MAC)
-	e.tell(Event{Kind: "port", Object: p.Tap, Text: fmt.Sprintf("%s plugged into %s as %s", nameOr(p.Guest, p.Tap), p.Bridge, p.Tap), Who: p.Made})
+	e.tellPort("plugged", p, txn.ActorOf(ctx))
 	return p, taps, nil
 }
 
@@ -261,8 +262,9 @@ func (e *Engine) Learn(ctx context.Context, learned map[string][]string) error {
 }
 
 // unplug takes all of the ports away together: rules, names and, where they
-// are still there, taps.
-func (e *Engine) unplug(ctx context.Context, ports []host.Port) error {
+// are still there, taps. by says who asked for it, by tap; nobody did where the
+// program behind a port ended.
+func (e *Engine) unplug(ctx context.Context, ports []host.Port, by map[string]txn.Actor) error {
 	ctx = context.WithoutCancel(ctx)
 	var keys []host.Key
 	for _, p := range ports {
@@ -279,7 +281,7 @@ func (e *Engine) unplug(ctx context.Context, ports []host.Port) error {
 	for _, p := range ports {
 		errs = append(errs, e.Ports.Remove(p.Tap))
 		delete(e.live, p.Tap)
-		e.tell(Event{Kind: "port", Object: p.Tap, Text: fmt.Sprintf("%s unplugged from %s", nameOr(p.Guest, p.Tap), p.Bridge), Who: p.Made})
+		e.tellPort("unplugged", p, by[p.Tap])
 	}
 	return errors.Join(errs...)
 }

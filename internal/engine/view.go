@@ -54,8 +54,6 @@ type Options struct {
 	// WhenReachable: such a change confirms itself once it is seen that whoever asked
 	// is still reached, and that what the host depends on answers again.
 	WhenReachable bool
-	// Who asks, in words.
-	Who string
 	// PID is the process that asks, 0 if that is not known.
 	PID int
 }
@@ -156,19 +154,6 @@ type Lease struct {
 	Expires int64
 	// Guest is the name that DNS answers with.
 	Guest string
-}
-
-// Event tells watchers that something happened; Text is a whole sentence.
-type Event struct {
-	// Time in seconds and nanoseconds of the wall clock.
-	Time time.Time
-	// Kind is one of change, port, lease, drift, repair, services.
-	Kind string
-	// Object names what it is about: a network, a tap, an address.
-	Object string
-	Text   string
-	// Who did it, where that is known: a process, a user, or "drawbridge".
-	Who string
 }
 
 func join(names []string) string { return strings.Join(names, ", ") }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -207,7 +208,7 @@ func (w *watch) event(m netlink.Message) (Event, bool) {
 // process id for the first socket of a process (netlink_autobind in
 // net/netlink/af_netlink.c); further sockets have numbers from above 2³¹.
 func whoSent(port uint32) string {
-	if port == 0 || port > 1<<22 { // PID_MAX_LIMIT
+	if port == 0 || port > 1<<22 || int(port) == os.Getpid() { // PID_MAX_LIMIT
 		return ""
 	}
 	return processByPID(int(port)).String()

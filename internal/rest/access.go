@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"os"
 	"os/user"
 	"slices"
 	"strconv"
@@ -15,6 +16,7 @@ import (
 	"drawbridge/internal/api"
 	"drawbridge/internal/login"
 	"drawbridge/internal/spec"
+	"drawbridge/internal/txn"
 )
 
 // adminGroup is the group whose members may do everything.
@@ -46,6 +48,24 @@ func (c caller) who() string { return cmp.Or(c.known, c.name) }
 
 // granted is who asked for the right to come in, as it is kept with it.
 func (c caller) granted() string { return userName(c.peer.UID) }
+
+// actor is the caller as the record names him.
+func (c caller) actor() txn.Actor {
+	switch {
+	case c.session.ID != "":
+		return txn.Actor{Kind: txn.ByPage, Name: strings.TrimPrefix(c.known, "page ")}
+	case c.token != "":
+		return txn.Actor{Kind: txn.ByToken, Name: strings.TrimPrefix(c.known, "token ")}
+	}
+	a := txn.Actor{Kind: txn.ByUser, Name: c.name, UID: c.peer.UID, PID: int(c.peer.PID)}
+	if a.Name == "" {
+		a.Name = userName(c.peer.UID)
+	}
+	if comm, err := os.ReadFile("/proc/" + strconv.Itoa(a.PID) + "/comm"); err == nil && a.PID > 0 {
+		a.Process = strings.TrimSpace(string(comm))
+	}
+	return a
+}
 
 type callerKey struct{}
 

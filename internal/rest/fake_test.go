@@ -29,14 +29,14 @@ type fakeEngine struct {
 	view    engine.View
 	fail    error
 	asked   []engine.Options
+	by      []txn.Actor
 	ports   map[string]engine.Port
 	request engine.PortRequest
 	taps    int
 	vhosts  int
 	files   func(n int) []*os.File
 	decided []string
-	events  chan engine.Event
-	watched chan struct{}
+	watcher func(engine.Event)
 }
 
 // set changes or reads the fake while it is in use.
@@ -49,14 +49,14 @@ func (f *fakeEngine) set(change func()) {
 func newFake() *fakeEngine {
 	return &fakeEngine{
 		doc: spec.Document{Networks: map[spec.NetworkName]spec.Network{}}, ports: map[string]engine.Port{},
-		taps: 1, events: make(chan engine.Event), watched: make(chan struct{}, 16),
+		taps: 1,
 	}
 }
 
-func (f *fakeEngine) Do(_ context.Context, c engine.Command, o engine.Options) (engine.Result, error) {
+func (f *fakeEngine) Do(ctx context.Context, c engine.Command, o engine.Options) (engine.Result, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.asked = append(f.asked, o)
+	f.asked, f.by = append(f.asked, o), append(f.by, txn.ActorOf(ctx))
 	if f.fail != nil {
 		return engine.Result{}, fmt.Errorf("%s: %w", c.Title(), f.fail)
 	}
@@ -184,24 +184,19 @@ func (f *fakeEngine) Extend(_ context.Context, id string, by time.Duration) erro
 	return f.decide(fmt.Sprintf("extend %s %s", id, by))
 }
 
-func (f *fakeEngine) Watch(ctx context.Context) <-chan engine.Event {
-	out := make(chan engine.Event)
-	go func() {
-		defer close(out)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case e := <-f.events:
-				select {
-				case out <- e:
-				case <-ctx.Done():
-					return
-				}
-			}
-		}
-	}()
-	return out
+func (f *fakeEngine) Watch(each func(engine.Event)) func() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.watcher = each
+	return func() {}
+}
+
+// tell is what happens, to whom it may concern.
+func (f *fakeEngine) tell(e engine.Event) {
+	f.mu.Lock()
+	each := f.watcher
+	f.mu.Unlock()
+	each(e)
 }
 
 // serve runs a server on a socket that everybody can reach, and returns its

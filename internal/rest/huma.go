@@ -28,7 +28,7 @@ type Changing struct {
 
 func (c Changing) options(ctx context.Context) engine.Options {
 	return engine.Options{
-		DryRun: c.DryRun, CutGuests: c.CutGuests, Within: time.Duration(c.Within) * time.Second, Who: callerOf(ctx).who(),
+		DryRun: c.DryRun, CutGuests: c.CutGuests, Within: time.Duration(c.Within) * time.Second,
 		WhenReachable: c.Reachable, PID: int(callerOf(ctx).peer.PID),
 	}
 }

@@ -252,35 +252,3 @@ func TestDecisions(t *testing.T) {
 	_, err := c.Change(ctx, "gone")
 	isProblem(t, err, 404, api.CodeNotFound, "gone")
 }
-
-func TestEventsComeAsTheyHappen(t *testing.T) {
-	f := newFake()
-	_, c := serve(t, f, nil)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	got := make(chan api.Event, 4)
-	ended := make(chan error, 1)
-	go func() { ended <- c.Watch(ctx, func(e api.Event) error { got <- e; return nil }) }()
-	at := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-	for i := range 2 {
-		select {
-		case f.events <- engine.Event{Time: at, Kind: "port", Object: fmt.Sprint("vnet", i), Text: "web\nplugged in", Who: "qemu"}:
-		case <-time.After(10 * time.Second):
-			t.Fatal("nobody watches")
-		}
-	}
-	for i := range 2 {
-		select {
-		case e := <-got:
-			if want := (api.Event{Time: at, Kind: "port", Object: fmt.Sprint("vnet", i), Text: "web\nplugged in", Who: "qemu"}); e != want {
-				t.Errorf("event is %+v, want %+v", e, want)
-			}
-		case <-time.After(10 * time.Second):
-			t.Fatal("no event came")
-		}
-	}
-	cancel()
-	if err := <-ended; !errors.Is(err, context.Canceled) {
-		t.Errorf("watching ended with %v", err)
-	}
-}

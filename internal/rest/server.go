@@ -61,7 +61,8 @@ type Engine interface {
 	Confirm(ctx context.Context, id string) error
 	Cancel(ctx context.Context, id string) error
 	Extend(ctx context.Context, id string, by time.Duration) error
-	Watch(ctx context.Context) <-chan engine.Event
+	// Watch calls f for every event, which must not wait.
+	Watch(f func(engine.Event)) (stop func())
 	AddForward(ctx context.Context, r engine.ForwardRequest, o engine.Options) (engine.Result, error)
 	Forwards(ctx context.Context) ([]engine.ForwardView, error)
 }
@@ -97,8 +98,9 @@ type Config struct {
 	// Now is the wall clock, Boottime CLOCK_BOOTTIME in nanoseconds.
 	Now      func() time.Time
 	Boottime func() int64
-	// HeaderTimeout bounds how long a client may take to say what it wants.
-	HeaderTimeout time.Duration
+	// HeaderTimeout bounds how long a client may take to say what it wants,
+	// SendTimeout how long it may leave unread what it is sent.
+	HeaderTimeout, SendTimeout time.Duration
 	// Keys are those who are let in by a secret; nil lets in by the kernel's word
 	// alone, and has no page.
 	Keys *login.Keys
@@ -120,6 +122,8 @@ type Server struct {
 	adminGID int
 	runID    string
 	requests atomic.Uint64
+	feed     *feed
+	unwatch  func()
 	// stop ends watchers when the server shuts down.
 	stop    context.Context
 	stopAll context.CancelFunc
@@ -130,7 +134,8 @@ type Server struct {
 	page http.Handler
 }
 
-// New makes a server; it answers once it has a listener.
+// New makes a server; it answers once it has a listener. What happens from now on
+// is kept for those who listen to events later.
 func New(c Config) *Server {
 	if c.AdminGroup == "" {
 		c.AdminGroup = adminGroup
@@ -147,8 +152,13 @@ func New(c Config) *Server {
 	if c.HeaderTimeout == 0 {
 		c.HeaderTimeout = 5 * time.Second
 	}
+	if c.SendTimeout == 0 {
+		c.SendTimeout = sendTimeout
+	}
 	s := &Server{Config: c, started: c.Now(), mux: http.NewServeMux(), runID: newRunID(), adminGID: groupID(c.AdminGroup)}
 	s.csrf, s.page = http.NewCrossOriginProtection(), page.Handler()
+	s.feed = newFeed(s.runID, c.Now)
+	s.unwatch = c.Engine.Watch(s.feed.add)
 	s.stop, s.stopAll = context.WithCancel(context.Background())
 	s.huma = humago.New(s.mux, s.humaConfig())
 	s.register()
@@ -174,6 +184,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if s.broken != nil {
 		return s.broken
 	}
+	defer s.unwatch()
 	ended := make(chan error, 1)
 	go func() { ended <- s.http.Serve(newFairListener(l, maxConnections)) }()
 	select {
@@ -266,6 +277,9 @@ func (s *Server) outermost(next http.Handler) http.Handler {
 		s.sayPending(w)
 		ctx, leave := s.whileAdmitted(context.WithValue(ctx, callerKey{}, caller), r, caller)
 		defer leave()
+		if !reads(r) {
+			ctx = txn.By(ctx, caller.actor())
+		}
 		next.ServeHTTP(w, r.WithContext(ctx))
 	})
 }

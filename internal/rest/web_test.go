@@ -158,7 +158,7 @@ func TestBrowserLogsInAndChanges(t *testing.T) {
 	s.want(200, request{method: "GET", path: "/v1/status"})
 	s.want(200, request{method: "POST", path: "/v1/networks", body: `{"name":"lab"}`})
 	var who string
-	s.engine.set(func() { who = s.engine.asked[0].Who })
+	s.engine.set(func() { who = s.engine.by[0].String() })
 	if !strings.HasPrefix(who, "page login ") || !strings.HasSuffix(who, " (root)") {
 		t.Errorf("it was done by %q", who)
 	}
@@ -390,7 +390,7 @@ func TestTokenMayChangeAndIsNamed(t *testing.T) {
 	bearer := map[string]string{"Authorization": "Bearer " + token.Secret}
 	s.want(200, request{method: "POST", path: "/v1/networks/default/stop", stranger: true, header: bearer})
 	var who string
-	s.engine.set(func() { who = s.engine.asked[0].Who })
+	s.engine.set(func() { who = s.engine.by[0].String() })
 	if who != "token backup" {
 		t.Errorf("it was done by %q", who)
 	}

@@ -39,7 +39,9 @@ type Txn struct {
 	Title string
 	Phase Phase
 	// Who asked, in words; "" for what nobody asked for, such as a repair.
-	Who   string
+	Who string
+	// By is who asked for it, or what made it necessary.
+	By    Actor
 	Steps []plan.Step
 	// After are steps for the time after the commit point: the host's own
 	// network files, which must not change while the change may be taken back.
