@@ -215,6 +215,9 @@ func (e *Engine) tellPhase(t txn.Txn) {
 		if t.Phase == txn.Waiting {
 			ev.Text += fmt.Sprintf(", taken back in %d s unless: drawbridge change confirm %s", (t.Deadline-e.Boottime())/int64(time.Second), t.ID)
 		}
+		if t.Proof != "" {
+			ev.Text += ", as " + t.Proof
+		}
 		if t.Problem != "" {
 			ev.Text += " (" + t.Problem + ")"
 		}
