@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -66,6 +67,8 @@ type Options struct {
 	// WhenReachable lets such a change confirm itself once the connection of whoever
 	// asked carries new data and gateway and resolver answer again.
 	WhenReachable bool
+	// Picture asks, with DryRun, for a picture of what would come and go.
+	Picture *View
 }
 
 func (o Options) query() string {
@@ -75,6 +78,11 @@ func (o Options) query() string {
 	}
 	if o.CutGuests {
 		q.Set("cut_guests", "true")
+	}
+	if o.Picture != nil {
+		v := *o.Picture
+		v.Draw = cmp.Or(v.Draw, "graph")
+		v.query(q)
 	}
 	if o.Within != 0 {
 		q.Set("confirm_within", strconv.Itoa(int(o.Within/time.Second)))
@@ -189,8 +197,8 @@ func (c *Client) Apply(ctx context.Context, document []byte, o Options) (Change,
 }
 
 // Plan says what Apply would do.
-func (c *Client) Plan(ctx context.Context, document []byte) (Change, error) {
-	return send[Change](ctx, c, http.MethodPost, "/plan", document)
+func (c *Client) Plan(ctx context.Context, document []byte, o Options) (Change, error) {
+	return send[Change](ctx, c, http.MethodPost, "/plan"+o.query(), document)
 }
 
 // Changes lists the changes that are not finished.

@@ -23,13 +23,25 @@ import (
 // "more", stands for it. An edge without a path is shown by how its ends touch:
 // a port's pill sits on the edge of its guest's box.
 type Topology struct {
-	Host   string `json:"host" doc:"Name of the host"`
-	Width  int    `json:"width" doc:"Of the picture, in pixels"`
-	Height int    `json:"height" doc:"Of the picture, in pixels"`
-	Frame  Box    `json:"frame" doc:"The host in the picture"`
-	Nodes  []Node `json:"nodes" nullable:"false"`
-	Edges  []Edge `json:"edges" nullable:"false"`
-	Text   string `json:"text,omitempty" doc:"The graph as a tree, ready to print"`
+	Host    string `json:"host" doc:"Name of the host"`
+	Width   int    `json:"width" doc:"Of the picture, in pixels"`
+	Height  int    `json:"height" doc:"Of the picture, in pixels"`
+	Frame   Box    `json:"frame" doc:"The host in the picture"`
+	Nodes   []Node `json:"nodes" nullable:"false"`
+	Edges   []Edge `json:"edges" nullable:"false"`
+	Lines   []Line `json:"lines,omitempty" nullable:"false" doc:"The drawing as text, if that was asked for; nodes and edges are then left out"`
+	Drawing string `json:"drawing,omitempty" doc:"The drawing as SVG or Mermaid, if that was asked for; nodes and edges are then left out"`
+}
+
+// Line is a line of a drawing, ready to be printed.
+type Line struct {
+	Spans []Span `json:"spans" nullable:"false"`
+}
+
+// Span is a piece of a line; it has no control characters.
+type Span struct {
+	Text  string `json:"text"`
+	Style string `json:"style,omitempty" doc:"What it is: name, soft, good, bad, door; nat, bridged, isolated or foreign for rails; added, removed, changed. The words tell the same"`
 }
 
 // Box is a rectangle in pixels.
@@ -102,27 +114,47 @@ type Edge struct {
 
 // View says how a topology is wanted.
 type View struct {
+	// Draw is "" or "graph" for nodes and edges, "text" for lines, "svg" or "mermaid".
+	Draw string
 	// Columns of guests side by side, 1 to 12; 0 leaves it to the daemon (6).
 	Columns int
 	// Fold is how many guests of one network are drawn before the rest is folded;
 	// 0 leaves it to the daemon (30), less than 0 folds nothing.
 	Fold int
+	// Width of a page of text in cells, 0 for no limit; ASCII draws with ASCII alone.
+	Width int
+	ASCII bool
 }
 
-func (v View) query() url.Values {
-	q := url.Values{}
-	for name, n := range map[string]int{"columns": v.Columns, "fold": v.Fold} {
+func (v View) query(q url.Values) {
+	for name, n := range map[string]int{"columns": v.Columns, "fold": v.Fold, "width": v.Width} {
 		if n != 0 {
 			q.Set(name, strconv.Itoa(n))
 		}
 	}
-	return q
+	if v.Draw != "" {
+		q.Set("draw", v.Draw)
+	}
+	if v.ASCII {
+		q.Set("ascii", "true")
+	}
 }
 
 // Topology asks for the graph from the LAN to the guests.
 func (c *Client) Topology(ctx context.Context, v View) (Topology, error) {
+	return c.BeforeAfter(ctx, "", v)
+}
+
+// BeforeAfter asks for the topology with what a change that is not finished adds
+// and takes away; an empty id asks for how it is now.
+func (c *Client) BeforeAfter(ctx context.Context, id string, v View) (Topology, error) {
+	q := url.Values{}
+	v.query(q)
+	if id != "" {
+		q.Set("change", id)
+	}
 	path := "/topology"
-	if q := v.query(); len(q) > 0 {
+	if len(q) > 0 {
 		path += "?" + q.Encode()
 	}
 	return get[Topology](ctx, c, path)

@@ -39,6 +39,7 @@ type Change struct {
 	Left         []Step      `json:"left,omitempty" nullable:"false" doc:"What of a stuck change could not be taken back: these steps are to be done by hand"`
 	DeadlineSecs *int        `json:"deadline_s,omitempty" doc:"Seconds until the change is taken back unless it is confirmed"`
 	DurationMS   float64     `json:"duration_ms" doc:"How long the daemon worked on it"`
+	Picture      *Topology   `json:"picture,omitempty" doc:"What the change brings and takes away, if a dry run was asked to draw it"`
 }
 
 // Fact is something that is so before a change.

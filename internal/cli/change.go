@@ -32,6 +32,10 @@ func changeText(w *writer, c api.Change) {
 	case c.DryRun:
 		w.linef("%s: would take %s, %s", c.Title, count(len(c.Steps), "step"), cost(c))
 		stepLines(w, c.Steps)
+		if c.Picture != nil {
+			w.line("")
+			drawing(w, c.Picture.Lines)
+		}
 	case c.DeadlineSecs != nil || c.Phase == "waiting":
 		w.painted(warning, fmt.Sprintf("%s: done, and taken back unless confirmed: drawbridge change confirm %s", c.Title, c.ID))
 	default:

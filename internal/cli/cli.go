@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -112,7 +113,7 @@ func (a *app) offline(c *cobra.Command) error {
 		return err
 	}
 	a.socket, a.stop = door, stop
-	return a.prepare()
+	return a.prepare(c)
 }
 
 func (a *app) stopOffline() {
@@ -174,7 +175,7 @@ verified, and taken back if it goes wrong.`,
   drawbridge network create lab --mode isolated
   drawbridge qemu --nic network=default,name=ubuntu-cloud -- qemu-system-x86_64 -m 1G disk.img`,
 		SilenceErrors: true, SilenceUsage: true,
-		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return errors.Join(a.prepare(), a.offline(c)) },
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return errors.Join(a.prepare(c), a.offline(c)) },
 	}
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -187,7 +188,9 @@ verified, and taken back if it goes wrong.`,
 	f.StringVar(&a.socket, "socket", socket, "socket of the daemon (or environment DRAWBRIDGE_SOCKET)")
 	f.StringVarP(&a.format, "output", "o", "table", "form of the output: table, json or yaml")
 	f.BoolVar(&a.noColor, "no-color", false, "no colours (also by environment NO_COLOR)")
-	_ = root.RegisterFlagCompletionFunc("output", fixed("table", "json", "yaml"))
+	_ = root.RegisterFlagCompletionFunc("output", func(c *cobra.Command, args []string, to string) ([]string, cobra.ShellCompDirective) {
+		return fixed(forms(c)...)(c, args, to)
+	})
 	root.AddCommand(
 		a.statusCommand(), a.topologyCommand(), a.networkCommand(), a.upCommand(), a.downCommand(),
 		a.planCommand(), a.applyCommand(), a.exportCommand(), a.forwardCommand(), a.reservationCommand(), a.leaseCommand(),
@@ -262,12 +265,19 @@ func names(c *cobra.Command) []string {
 	return out
 }
 
+// moreForms is the annotation of a command that has forms of output of its own.
+const moreForms = "forms"
+
+// forms are what --output may be for a command.
+func forms(c *cobra.Command) []string {
+	return append([]string{"table", "json", "yaml"}, strings.Fields(c.Annotations[moreForms])...)
+}
+
 // prepare runs before every command.
-func (a *app) prepare() error {
-	switch a.format {
-	case "table", "json", "yaml":
-	default:
-		return usage("--output %s: there are table, json and yaml", a.format)
+func (a *app) prepare(c *cobra.Command) error {
+	if forms := forms(c); !slices.Contains(forms, a.format) {
+		last := len(forms) - 1
+		return usage("--output %s: there are %s and %s", a.format, strings.Join(forms[:last], ", "), forms[last])
 	}
 	a.client = api.Dial(a.socket)
 	return nil

@@ -92,6 +92,8 @@ func (d *daemon) run(t *testing.T, stdin string, args ...string) run {
 		now: func() time.Time { return now }, exec: func([]string) error { return nil },
 	}
 	t.Setenv("DRAWBRIDGE_SOCKET", d.socket)
+	t.Setenv("LC_ALL", "C.UTF-8")
+	t.Setenv("COLUMNS", "")
 	code := a.main(t.Context(), append([]string{"/usr/sbin/drawbridge"}, args...))
 	return run{strings.ReplaceAll(out.String(), d.socket, "SOCKET"), strings.ReplaceAll(errs.String(), d.socket, "SOCKET"), code}
 }
@@ -144,7 +146,7 @@ func everything() map[string]any {
 		"GET /modes":            []api.Mode{{Name: "nat", Summary: "reach out", Default: true}, {Name: "isolated", Summary: "stay in"}},
 		"GET /networks":         []api.Network{defaultNet, torn},
 		"GET /networks/default": defaultNet, "GET /networks/lab": torn,
-		"GET /topology": api.Topology{Nodes: []api.Node{}, Edges: []api.Edge{}, Text: "lan 192.168.99.0/24\n└─ eth0  up\n"},
+		"GET /topology": api.Topology{Nodes: []api.Node{}, Edges: []api.Edge{}, Lines: []api.Line{{Spans: []api.Span{{Text: "LAN ", Style: "soft"}, {Text: "192.168.99.0/24", Style: "name"}}}, {Spans: []api.Span{{Text: "└─ ", Style: "soft"}, {Text: hostile}}}}, Drawing: "<svg/>\n"},
 		"GET /leases": []api.Lease{
 			{Network: "default", Address: "192.168.122.9", MAC: "52:54:00:00:00:01", Guest: "web", Hostname: hostile, Expires: at(59*time.Minute + 3*time.Second)},
 			{Network: "default", Address: "192.168.122.10", MAC: "52:54:00:00:00:02", Guest: "日本", Expires: at(-time.Second)}, {Network: "lab", Address: "10.9.0.2", MAC: "52:54:00:00:00:03"},
@@ -173,7 +175,7 @@ func everything() map[string]any {
 // Each case is a command line whose whole effect is in testdata/<name>.txt:
 // what was asked of the daemon, what was printed, and the exit code.
 var goldens = []struct{ name, args string }{
-	{"status", "status"}, {"status-json", "status -o json"}, {"topology", "topology"}, {"mode-ls", "mode ls"}, {"version", "version"},
+	{"status", "status"}, {"status-json", "status -o json"}, {"topology", "topology"}, {"topology-all", "topology --all --ascii"}, {"topology-svg", "topology -o svg"}, {"topology-change", "topology --before-after abcd1234 -o json"}, {"topology-bad-form", "topology -o dot"}, {"plan-picture", "plan --picture -f -"}, {"topology-help", "topology --help"}, {"complete-forms", "__complete topology -o s"}, {"mode-ls", "mode ls"}, {"version", "version"},
 	{"network-ls", "network ls"}, {"network-show", "network show default"}, {"network-show-degraded", "network show lab"},
 	{"network-show-yaml", "network show default -o yaml"}, {"network-show-missing", "network show nope"},
 	{"network-create", "network create lab --mode isolated --subnet 10.9.0.0/24 --subnet fd00::/64 --ipv6 off --bridge br9 --dhcp-range 10.9.0.5-10.9.0.9 --domain lab --mtu 1400 --no-start --allow-users a,b"},

@@ -16,18 +16,20 @@ const maxDocument = 8 << 20
 
 func (a *app) planCommand() *cobra.Command {
 	var file string
+	var flags changeFlags
 	c := &cobra.Command{
 		Use: "plan -f FILE", Short: "Say what applying a document would do, and change nothing", Args: cobra.NoArgs,
-		Example: "  drawbridge plan -f networks.yaml",
+		Example: "  drawbridge plan -f networks.yaml\n  drawbridge plan --picture -f networks.yaml",
 		RunE: func(c *cobra.Command, _ []string) error {
 			raw, err := a.read(file)
 			if err != nil {
 				return err
 			}
-			return a.change("plan", func() (api.Change, error) { return a.client.Plan(c.Context(), raw) })
+			return a.change("plan", func() (api.Change, error) { return a.client.Plan(c.Context(), raw, flags.Options) })
 		},
 	}
 	fileFlag(c, &file)
+	flags.pictured(c)
 	return c
 }
 

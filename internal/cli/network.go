@@ -17,6 +17,22 @@ type changeFlags struct {
 
 func (f *changeFlags) dryRun(c *cobra.Command) {
 	c.Flags().BoolVar(&f.DryRun, "dry-run", false, "show the steps and what they would cost, and change nothing")
+	f.pictured(c)
+}
+
+// pictured adds --picture: a dry run that draws.
+func (f *changeFlags) pictured(c *cobra.Command) {
+	picture := c.Flags().Bool("picture", false, "draw what would come (+) and go (-), and change nothing")
+	c.PreRun = func(c *cobra.Command, _ []string) {
+		if !*picture {
+			return
+		}
+		f.DryRun = true
+		f.Picture = paper(c.OutOrStdout(), false)
+		if format, err := c.Flags().GetString("output"); err == nil && format != "table" {
+			f.Picture = &api.View{}
+		}
+	}
 }
 
 func (f *changeFlags) cutGuests(c *cobra.Command) {

@@ -120,20 +120,6 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%ds", s)
 }
 
-func (a *app) topologyCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "topology", Short: "Draw LAN, NICs, bridges, taps and guests as a tree", Args: cobra.NoArgs,
-		Example: "  drawbridge topology",
-		RunE: func(c *cobra.Command, _ []string) error {
-			t, err := a.client.Topology(c.Context(), api.View{})
-			if err != nil {
-				return err
-			}
-			return a.show(t, func(w *writer) { w.block(t.Text) })
-		},
-	}
-}
-
 func (a *app) modeCommand() *cobra.Command {
 	ls := &cobra.Command{
 		Use: "ls", Short: "List them", Args: cobra.NoArgs, Example: "  drawbridge mode ls",

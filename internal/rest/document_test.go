@@ -145,7 +145,7 @@ func TestExportThenApplyIsNothingToDo(t *testing.T) {
 			t.Errorf("%s: second apply: %+v, %v", accept, ch, err)
 		}
 	}
-	if ch, err := c.Plan(t.Context(), []byte("networks: []\n")); err != nil || !ch.DryRun || ch.NothingToDo {
+	if ch, err := c.Plan(t.Context(), []byte("networks: []\n"), api.Options{}); err != nil || !ch.DryRun || ch.NothingToDo {
 		t.Errorf("plan: %+v, %v", ch, err)
 	}
 	if !f.doc.Equal(before) {

@@ -38,7 +38,7 @@ func (s *Server) registerForwards() {
 			if err != nil {
 				return api.Change{}, err
 			}
-			return s.done(ctx, func() (engine.Result, error) { return s.Engine.AddForward(ctx, r, in.options(ctx)) })
+			return s.done(ctx, in.Changing, func() (engine.Result, error) { return s.Engine.AddForward(ctx, r, in.options(ctx)) })
 		})
 	type remove struct {
 		Changing

@@ -20,6 +20,7 @@ type answer[T any] struct{ Body T }
 
 // Changing has the parameters of every call that changes something.
 type Changing struct {
+	Drawn
 	DryRun    bool `query:"dry_run" doc:"Plan, and change nothing"`
 	CutGuests bool `query:"cut_guests" doc:"Go on even if guests lose their network by it"`
 	Within    int  `query:"confirm_within" minimum:"0" maximum:"3600" doc:"Seconds until a change that puts the host's own connections at risk is taken back unless it is confirmed; 0 takes 60"`
@@ -120,11 +121,11 @@ func (s *Server) failed(ctx context.Context, op huma.Operation, err error) *api.
 
 // do carries out a command and tells what became of it.
 func (s *Server) do(ctx context.Context, c engine.Command, how Changing) (api.Change, error) {
-	return s.done(ctx, func() (engine.Result, error) { return s.Engine.Do(ctx, c, how.options(ctx)) })
+	return s.done(ctx, how, func() (engine.Result, error) { return s.Engine.Do(ctx, c, how.options(ctx)) })
 }
 
 // done carries out a change and tells of it.
-func (s *Server) done(ctx context.Context, change func() (engine.Result, error)) (api.Change, error) {
+func (s *Server) done(ctx context.Context, how Changing, change func() (engine.Result, error)) (api.Change, error) {
 	began := s.Now()
 	res, err := change()
 	if err != nil {
@@ -136,7 +137,10 @@ func (s *Server) done(ctx context.Context, change func() (engine.Result, error))
 		s.Log.Info("changed", "title", res.Title, "change", res.ID, "phase", res.Phase, "steps", len(res.Steps),
 			"uid", callerOf(ctx).peer.UID, "who", callerOf(ctx).who(), "request", ctx.Value(requestKey{}))
 	}
-	return out, nil
+	if res.DryRun && how.Draw != "" {
+		out.Picture, err = s.picture(ctx, res, how.Drawn)
+	}
+	return out, err
 }
 
 // writeOpenAPI writes the description once: it never changes while we run.

@@ -13,42 +13,90 @@ import (
 	"drawbridge/internal/engine"
 	"drawbridge/internal/spec"
 	"drawbridge/internal/topology"
+	"drawbridge/internal/txn"
 )
 
-// Drawn has the parameters of everything that is laid out.
+// Drawn has the parameters of everything that is laid out and drawn.
 type Drawn struct {
-	Columns int `query:"columns" minimum:"0" maximum:"12" doc:"How many guests stand side by side; 0 takes 6"`
-	Fold    int `query:"fold" minimum:"-1" maximum:"10000" doc:"How many guests of one network are drawn before the rest is folded; 0 takes 30, -1 folds nothing"`
+	Draw    string `query:"draw" enum:"graph,text,svg,mermaid" doc:"What is answered: nodes and edges (graph), or lines of text, SVG or Mermaid. With a dry run: draw what the change brings and takes away"`
+	Columns int    `query:"columns" minimum:"0" maximum:"12" doc:"How many guests stand side by side; 0 takes 6"`
+	Fold    int    `query:"fold" minimum:"-1" maximum:"10000" doc:"How many guests of one network are drawn before the rest is folded; 0 takes 30, -1 folds nothing"`
+	Width   int    `query:"width" minimum:"0" maximum:"1000" doc:"Cells of a line of text; 0 for no limit"`
+	ASCII   bool   `query:"ascii" doc:"Draw text with characters of ASCII alone"`
+}
+
+// draw lays a graph out and gives it the form that was asked for.
+func (d Drawn) draw(g topology.Graph) api.Topology {
+	g = topology.Layout(g, topology.Options{Columns: d.Columns, Fold: d.Fold})
+	out := api.Topology{Host: g.Host, Width: g.Width, Height: g.Height, Frame: api.Box(g.Frame), Nodes: []api.Node{}, Edges: []api.Edge{}}
+	switch d.Draw {
+	case "text":
+		out.Lines = linesOf(topology.Text(g, topology.Page{Width: d.Width, ASCII: d.ASCII}))
+	case "svg":
+		out.Drawing = topology.SVG(g)
+	case "mermaid":
+		out.Drawing = topology.Mermaid(g)
+	default:
+		return topologyOf(g)
+	}
+	return out
+}
+
+func linesOf(lines []topology.Line) []api.Line {
+	out := make([]api.Line, 0, len(lines))
+	for _, l := range lines {
+		line := api.Line{Spans: make([]api.Span, 0, len(l))}
+		for _, s := range l {
+			line.Spans = append(line.Spans, api.Span{Text: s.Text, Style: string(s.Style)})
+		}
+		out = append(out, line)
+	}
+	return out
 }
 
 func (s *Server) registerTopology() {
+	type drawing struct {
+		Drawn
+		Change string `query:"change" maxLength:"64" doc:"Draw what this change, which is not finished, brings and takes away"`
+	}
 	handle(s, s.operation("get-topology", http.MethodGet, "/topology", "The graph from the LAN to the guests, and its picture"),
-		func(ctx context.Context, in *Drawn) (api.Topology, error) {
-			graph, v, err := s.graph(ctx)
+		func(ctx context.Context, in *drawing) (api.Topology, error) {
+			v, forwards, err := s.look(ctx)
 			if err != nil {
 				return api.Topology{}, err
 			}
-			out := topologyOf(topology.Layout(graph, topology.Options{Columns: in.Columns, Fold: in.Fold}))
-			out.Text = graph.Text()
-			for _, t := range v.Changes {
-				// The picture is of how it is just now.
-				out.Text += fmt.Sprintf("change %s (%s) is %s\n", t.ID, t.Title, t.Phase)
+			if in.Change != "" {
+				t, err := s.Engine.Change(in.Change)
+				if err != nil {
+					return api.Topology{}, err
+				}
+				return in.draw(unfinishedGraph(v, forwards, t)), nil
+			}
+			out := in.draw(topology.Build(inputOf(v, forwards)))
+			if in.Draw == "text" {
+				out.Lines = append(out.Lines, pendingLines(v.Changes)...)
 			}
 			return out, nil
 		})
 }
 
-// graph looks at the host.
-func (s *Server) graph(ctx context.Context) (topology.Graph, engine.View, error) {
+// pendingLines say what is under way: a picture is of how it is just now.
+func pendingLines(changes []txn.Txn) []api.Line {
+	var out []api.Line
+	for _, t := range changes {
+		out = append(out, api.Line{Spans: []api.Span{}}, api.Line{Spans: []api.Span{{Text: fmt.Sprintf("change %s (%s) is %s; to see what it changes: drawbridge topology --before-after %s", t.ID, oneLine(t.Title), t.Phase, t.ID), Style: "changed"}}})
+	}
+	return out
+}
+
+// look reads all that a picture is made of.
+func (s *Server) look(ctx context.Context) (engine.View, []engine.ForwardView, error) {
 	v, err := s.Engine.View(ctx)
 	if err != nil {
-		return topology.Graph{}, v, err
+		return v, nil, err
 	}
 	forwards, err := s.Engine.Forwards(ctx)
-	if err != nil {
-		return topology.Graph{}, v, err
-	}
-	return topology.Build(inputOf(v, forwards)), v, nil
+	return v, forwards, err
 }
 
 // inputOf says in the words of the picture what is known.

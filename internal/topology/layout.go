@@ -49,11 +49,11 @@ const (
 	// pillLap is how far a pill reaches into the box that it belongs to.
 	pillLap = 2
 	rowH    = pillH - pillLap + boxH + rowGap
-	pillRow = pillH + 12
+	pillRow = pillH + rowGap/2
 	// railDrop is from a rail to the first row below, labelH what is written above.
 	railDrop = 24
 	labelH   = 22
-	bandGap  = 20
+	bandGap  = 40
 	// legendH is for what is written at the lower edge of the host.
 	legendH = 28
 	// fewestLanes are kept free for ways out, so that the first ones move nothing.
@@ -260,7 +260,7 @@ func (l *layout) bridgeOf(id string) string {
 	return bridge
 }
 
-// fold keeps the first slots, and some that there is something about.
+// fold sorts the slots, the host first, and keeps the first ones, and some that there is something about.
 func (l *layout) fold(b *band) {
 	slices.SortStableFunc(b.slots, func(x, y slot) int {
 		return boolean(l.node(y.node).Kind == KindHost) - boolean(l.node(x.node).Kind == KindHost)
@@ -346,6 +346,9 @@ func (l *layout) frame(bottom int) {
 	right := l.right() + margin
 	if len(l.side) > 0 {
 		right += len(l.side)*laneGap + 4
+	}
+	if len(l.side) == 0 {
+		bottom -= bandGap / 2 // no lane runs below the last row
 	}
 	l.g.Frame = Box{margin, l.wall, right - margin, bottom + legendH - l.wall}
 	l.g.Width, l.g.Height, l.g.Columns = right+margin, bottom+legendH+margin, l.columns

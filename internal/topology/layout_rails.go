@@ -17,7 +17,7 @@ func (l *layout) place(b *band, y int) int {
 	}
 	count := len(b.slots) + boolean(b.more != "")
 	if count == 0 {
-		return first - railDrop + bandGap
+		return first - railDrop + bandGap/2
 	}
 	pitch := rowH
 	if b.bare {
@@ -35,7 +35,7 @@ func (l *layout) place(b *band, y int) int {
 		l.node(b.more).Box = box
 	}
 	rows := (count + l.Columns - 1) / l.Columns
-	return first + rows*pitch + bandGap
+	return first + rows*pitch - rowGap + bandGap
 }
 
 // slot places a guest with its ports: the first on top, the others at the
@@ -55,7 +55,7 @@ func (l *layout) slot(s slot, x, y int) {
 		return // too many to be drawn: they are in the facts
 	}
 	for i, port := range s.others {
-		l.node(port).Box = Box{n.Box.Right() - 10 - (i+1)*w - i*4, n.Box.Bottom() - pillH/2, w, pillH}
+		l.node(port).Box = Box{n.Box.Right() - 10 - (i+1)*w - i*4, n.Box.Bottom() - pillLap, w, pillH}
 	}
 }
 
@@ -144,7 +144,7 @@ func (l *layout) sideLanes() {
 				}
 				rail := l.node(bridge).Box
 				x := l.right() + margin + lane*laneGap
-				turn := l.node(s.node).Box.Bottom() + pillH/2 + 4 + lane%3*5
+				turn := l.node(s.node).Box.Bottom() + pillH + 3 + lane%3*4
 				e.Dashed = true
 				e.Path = []Point{{rail.Right(), rail.Middle().Y}, {x, rail.Middle().Y}, {x, turn}, {box.Middle().X, turn}, {box.Middle().X, box.Bottom()}}
 			}

@@ -6,20 +6,8 @@ import "slices"
 func (l *layout) uplinks() int {
 	u := &uplinks{layout: l, column: map[string]int{}, width: map[string]int{}, level: map[string]int{}}
 	for _, n := range l.g.Nodes {
-		if n.Kind == KindNIC && l.via(n.ID, EdgeStacked) == "" && !u.member(n.ID) {
-			u.put(n.ID, 0)
-		}
-	}
-	for _, n := range l.g.Nodes { // bonds, and what stands on nothing that was placed
 		if n.Kind == KindNIC {
-			if _, placed := u.column[n.ID]; !placed && !u.member(n.ID) && !u.onePlaced(n.ID) {
-				u.put(n.ID, 1)
-			}
-		}
-	}
-	for _, n := range l.g.Nodes {
-		if _, placed := u.column[n.ID]; n.Kind == KindNIC && !placed {
-			u.put(n.ID, 0)
+			u.put(u.head(n.ID))
 		}
 	}
 	l.upColumns = u.columns
@@ -30,8 +18,8 @@ func (l *layout) uplinks() int {
 	}
 	l.wall = top + boxH/2
 	u.boxes(top)
-	doorsBottom := l.doors()
 	u.lans()
+	doorsBottom := l.doors()
 	return max(u.bottom, doorsBottom) + 18 + max(fewestLanes, len(l.lanes))*8
 }
 
@@ -43,16 +31,23 @@ type uplinks struct {
 	columns, bottom      int
 }
 
-// member says whether a NIC is one of several below a bond.
-func (u *uplinks) member(id string) bool {
-	next := u.next(id, EdgeStacked)
-	return next != "" && u.node(next).Type == typeBond
-}
-
-// onePlaced says whether what a NIC stands on is placed: then it was, too.
-func (u *uplinks) onePlaced(id string) bool {
-	_, placed := u.column[u.via(id, EdgeStacked)]
-	return placed
+// head is what has to be placed for a NIC to get its place: a bond before its
+// members, at the second level, and whatever else before what stands on it.
+func (u *uplinks) head(id string) (string, int) {
+	for range 8 { // stacks are two or three high, and may not be circles
+		next, below := u.next(id, EdgeStacked), u.via(id, EdgeStacked)
+		switch {
+		case u.node(id).Type == typeBond && below != "":
+			return id, 1
+		case below != "":
+			id = below
+		case next != "" && u.node(next).Type == typeBond:
+			return next, 1
+		default:
+			return id, 0
+		}
+	}
+	return id, 0
 }
 
 // put gives a NIC and what stands on it their columns.
@@ -120,7 +115,8 @@ func (u *uplinks) boxes(top int) {
 	}
 }
 
-// lans puts each LAN above the first NIC that leads there.
+// lans puts each LAN above the first NIC that it is for, and leads it to the
+// cables: to the NICs on the wall. What stands on those is below its LAN.
 func (u *uplinks) lans() {
 	taken := map[int]bool{}
 	for i := range u.g.Nodes {
@@ -128,28 +124,36 @@ func (u *uplinks) lans() {
 		if n.Kind != KindLAN {
 			continue
 		}
-		first := true
+		at := -1
 		for _, j := range u.out[n.ID] {
-			e := &u.g.Edges[j]
-			nic := u.node(e.To).Box
-			if first {
-				at := u.column[e.To]
-				for taken[at] {
-					at++
-				}
-				taken[at] = true
-				n.Box = Box{u.left(at), margin, columnW, lanH}
-				first = false
+			to := u.g.Edges[j].To
+			if at < 0 || u.level[to] > 0 {
+				at = u.column[to]
 			}
-			top := margin + lanH + 32 // NICs on the wall; what stands on them is reached through them
-			x := nic.X + min(nic.W, columnW)/2
-			if x == n.Box.Middle().X {
-				e.Path = []Point{{x, n.Box.Bottom()}, {x, top}}
-				continue
+		}
+		for at = max(at, 0); taken[at]; {
+			at++
+		}
+		taken[at] = true
+		u.columns = max(u.columns, at+1)
+		n.Box = Box{u.left(at), margin, columnW, lanH}
+		for _, j := range u.out[n.ID] {
+			if e := &u.g.Edges[j]; u.level[e.To] == 0 {
+				e.Path = u.cable(n.Box, u.node(e.To).Box)
 			}
-			e.Path = []Point{{n.Box.Middle().X, n.Box.Bottom()}, {n.Box.Middle().X, n.Box.Bottom() + 16}, {x, n.Box.Bottom() + 16}, {x, top}}
 		}
 	}
+	u.layout.columns = max(u.layout.columns, u.columns)
+}
+
+// cable leads from a LAN to a NIC: straight down if the NIC is below.
+func (u *uplinks) cable(lan, nic Box) []Point {
+	x := lan.Middle().X
+	if x > nic.X && x < nic.Right() {
+		return []Point{{x, lan.Bottom()}, {x, nic.Y}}
+	}
+	to := nic.X + columnW/2
+	return []Point{{x, lan.Bottom()}, {x, lan.Bottom() + 16}, {to, lan.Bottom() + 16}, {to, nic.Y}}
 }
 
 // doors puts the forwards on the wall beside the NICs, in rows.

@@ -86,6 +86,31 @@ func (b *builder) attach(name string) {
 		b.node(Node{Kind: KindLAN, Name: lan, Addresses: b.routers(holder), Foreign: true, Uplink: holder == b.uplink()})
 	}
 	b.edge(Edge{From: lanID, To: id(KindNIC, name), Kind: EdgeAttached})
+	for _, cable := range b.cables(name) {
+		b.edge(Edge{From: lanID, To: id(KindNIC, cable), Kind: EdgeAttached})
+	}
+}
+
+// cables are the NICs at the bottom of what an interface stands on; none if it
+// stands on nothing.
+func (b *builder) cables(name string) []string {
+	var below []string
+	l := b.links[name]
+	switch {
+	case l.Lower != "" && b.has(id(KindNIC, l.Lower)):
+		below = []string{l.Lower}
+	case l.Type == typeBond:
+		below = b.members[name]
+	}
+	var out []string
+	for _, lower := range below {
+		if further := b.cables(lower); len(further) > 0 {
+			out = append(out, further...)
+		} else {
+			out = append(out, lower)
+		}
+	}
+	return out
 }
 
 // outward lists the host's NICs: those that carry a default route first. A link

@@ -47,7 +47,7 @@ func worse(guest, port Node) (Health, string) {
 	case guest.Health == Problem:
 		return guest.Health, guest.Note
 	case port.Health == Problem:
-		return Problem, port.Name + " " + port.Note
+		return Problem, port.Note
 	case guest.Health == OK || port.Health == OK:
 		return OK, ""
 	case guest.Health == Unknown:

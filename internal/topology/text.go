@@ -1,170 +1,342 @@
 package topology
 
 import (
+	"cmp"
+	"fmt"
+	"slices"
 	"strings"
-	"unicode"
 )
 
-// Text draws the graph as a tree: LAN, NIC, bridge, port with its guest, one
-// line each. What hangs nowhere follows below. Control characters in names
-// become '?'.
-func (g Graph) Text() string {
-	t := &tree{graph: g, drawn: map[string]bool{}, nodes: map[string]Node{}, from: map[string][]Edge{}}
+// Style says what a piece of text is; whoever prints it knows the colours.
+type Style string
+
+// The styles. None of them tells anything alone: the words and signs do.
+const (
+	Plain Style = ""
+	// Name is what a thing is called, Soft what matters less.
+	Name Style = "name"
+	Soft Style = "soft"
+	// Good and Bad are health.
+	Good Style = "good"
+	Bad  Style = "bad"
+	// Door is a forward. The colours of rails are named after what happens to
+	// traffic: nat, bridged, isolated, foreign. Marks are styles, too.
+	Door Style = "door"
+)
+
+// Span is a piece of a line in one style. It has no control characters.
+type Span struct {
+	Text  string
+	Style Style
+}
+
+// Line is one line of a drawing.
+type Line []Span
+
+// String is the line without styles.
+func (l Line) String() string {
+	var b strings.Builder
+	for _, s := range l {
+		b.WriteString(s.Text)
+	}
+	return b.String()
+}
+
+// Page is what a drawing has to fit on.
+type Page struct {
+	// Width in cells; 0 for no limit.
+	Width int
+	// ASCII draws with characters of ASCII alone. Names are as they are.
+	ASCII bool
+}
+
+// Text draws a graph that Layout was given as a tree with a rail for each bridge:
+// LAN, NIC, its doors and bridges, and below each bridge its guests in columns.
+// What hangs nowhere follows. On a narrow page what matters least goes first:
+// hardware addresses, then all addresses but one, then the ends of names.
+func Text(g Graph, p Page) []Line {
+	t := &tree{Page: p, glyphs: unicodeGlyphs, nodes: map[string]Node{}, from: map[string][]Edge{}, to: map[string][]Edge{}, drawn: map[string]bool{}, doors: map[string][]string{}}
+	if p.ASCII {
+		t.glyphs = asciiGlyphs
+	}
 	for _, n := range g.Nodes {
 		t.nodes[n.ID] = n
+		t.marks = t.marks || n.Mark != ""
 	}
 	for _, e := range g.Edges {
 		t.from[e.From] = append(t.from[e.From], e)
-	}
-	roots := g.Roots()
-	for _, n := range roots {
-		// LANs and what hangs nowhere; NICs without LAN come with them.
-		if n.Kind == KindLAN || n.Kind == KindNIC {
-			t.draw(n, "", "", nil)
+		t.to[e.To] = append(t.to[e.To], e)
+		t.marks = t.marks || e.Mark != ""
+		if e.Kind == EdgeDoor && t.nodes[e.To].Kind == KindGuest {
+			t.doors[e.To] = append(t.doors[e.To], t.door+t.nodes[e.From].Listen)
 		}
 	}
-	for _, n := range roots {
-		if n.Kind == KindBridge {
-			t.draw(n, "", "", nil)
+	if p.Width > 0 && p.Width < narrow {
+		t.down, t.tee, t.end = cut(t.down, 2, ""), cut(t.tee, 1, ""), cut(t.end, 1, "")
+		t.tight = true
+	}
+	t.measure(g)
+	for _, kind := range []NodeKind{KindLAN, KindNIC, KindBridge, KindPort, KindForward} {
+		for _, n := range g.Nodes {
+			if n.Kind == kind && !t.entered(n) && n.Folded == "" {
+				t.root(n)
+			}
 		}
 	}
-	for _, n := range roots {
-		if n.Kind == KindPort {
-			t.draw(n, "", "", nil)
-		}
+	if t.marks {
+		t.put("", "", Line{{t.glyphs.marks[Added] + " comes  " + t.glyphs.marks[Removed] + " goes  " + t.glyphs.marks[Changed] + " changes", Soft}})
 	}
-	return t.out.String()
+	return t.lines
 }
+
+// glyphs are what lines are drawn with.
+type glyphs struct {
+	down, tee, end, dash, further string
+	rail, door, arrow, dots       string
+	ok, off, bad                  string
+	marks                         map[Mark]string
+}
+
+var (
+	unicodeGlyphs = glyphs{"│  ", "├─", "└─", "─", "┄", "━", "▸", "→", "…", "●", "○", "✗", map[Mark]string{Added: "+", Removed: "−", Changed: "~"}}
+	asciiGlyphs   = glyphs{"|  ", "|-", "`-", "-", ".", "=", ">", "->", "...", "*", "o", "!", map[Mark]string{Added: "+", Removed: "-", Changed: "~"}}
+)
+
+// narrow is the width below which lines are drawn as short as can be.
+const narrow = 60
 
 type tree struct {
-	graph Graph
-	out   strings.Builder
-	drawn map[string]bool
-	nodes map[string]Node
-	from  map[string][]Edge
+	Page
+	glyphs
+	lines    []Line
+	nodes    map[string]Node
+	from, to map[string][]Edge
+	drawn    map[string]bool
+	// doors are where each guest is reached from outside.
+	doors map[string][]string
+	// tight: the page is narrow.
+	tight bool
+	// marks: a change is drawn, each line begins with what it does.
+	marks bool
+	// tap, guest, address are the widths of columns; mac says whether there is
+	// room for hardware addresses, all for more than one address.
+	tap, guest, address int
+	mac, all            bool
 }
 
-// draw writes a node and what hangs on it. by is the edge that led here.
-func (t *tree) draw(n Node, lead, indent string, by *Edge) {
-	t.out.WriteString(strings.TrimRight(lead+t.label(n, by), " ") + "\n")
+// entered says whether an edge leads to a node that draws it.
+func (t *tree) entered(n Node) bool {
+	return len(t.to[n.ID]) > 0
+}
+
+func (t *tree) root(n Node) {
+	if len(t.lines) > 0 {
+		t.lines = append(t.lines, nil)
+	}
+	t.draw(n, Edge{}, "", "")
+}
+
+// put ends a line: the mark, what leads to the thing, the thing.
+func (t *tree) put(mark Mark, lead string, rest Line) {
+	var line Line
+	if t.marks {
+		line = append(line, Span{cmp.Or(t.glyphs.marks[mark], " ") + " ", Style(mark)})
+	}
+	line = append(line, Span{lead, Soft})
+	if mark != "" {
+		for i := range rest {
+			rest[i].Style = Style(mark)
+		}
+	}
+	line = append(line, rest...)
+	if t.ASCII {
+		for i := range line {
+			line[i].Text = ascii(line[i].Text)
+		}
+	}
+	t.lines = append(t.lines, fit(line, t.Width, t.dots))
+}
+
+// fit cuts a line to a width, and blanks at its end.
+func fit(line Line, width int, dots string) Line {
+	if width > 0 && cells(line.String()) > width {
+		left := width - cells(dots)
+		for i, s := range line {
+			if w := cells(s.Text); w <= left {
+				left -= w
+				continue
+			}
+			line[i].Text = cut(s.Text, left+cells(dots), dots)
+			line = line[:i+1]
+			break
+		}
+	}
+	for len(line) > 0 {
+		last := &line[len(line)-1]
+		if last.Text = strings.TrimRight(last.Text, " "); last.Text != "" {
+			break
+		}
+		line = line[:len(line)-1]
+	}
+	return line
+}
+
+// draw writes a node and what hangs on it. lead is what is left of it, indent
+// what is left of what hangs on it.
+func (t *tree) draw(n Node, by Edge, lead, indent string) {
+	mark := cmp.Or(n.Mark, by.Mark)
 	if t.drawn[n.ID] {
-		return // reached twice, by a second LAN: drawn in full above
+		t.put(mark, strings.TrimRight(lead, " ")+" ", Line{{clean(cmp.Or(n.Network, n.Name)), Name}, {"  see above", Soft}})
+		return
 	}
 	t.drawn[n.ID] = true
-	var below []Edge
-	for _, e := range t.from[n.ID] {
-		if e.Kind != EdgeGuest {
-			below = append(below, e)
-		}
-	}
+	t.put(mark, lead, t.label(n, by, cells(lead)))
+	below := t.below(n)
 	for i, e := range below {
 		next := t.nodes[e.To]
+		tee, down := t.tee, t.down
 		if i == len(below)-1 {
-			t.draw(next, indent+"└─ ", indent+"   ", &e)
-		} else {
-			t.draw(next, indent+"├─ ", indent+"│  ", &e)
+			tee, down = t.end, strings.Repeat(" ", cells(t.down))
 		}
-	}
-}
-
-func (t *tree) label(n Node, by *Edge) string {
-	switch n.Kind {
-	case KindLAN:
-		label := "lan " + n.Name
-		if len(n.Addresses) > 0 {
-			label += " via " + strings.Join(n.Addresses, ", ")
+		if e.Dashed {
+			tee = strings.TrimSuffix(tee, t.dash) + t.further
 		}
-		return clean(label)
-	case KindNIC:
-		return columns(n.Name, strings.Join(n.Addresses, " "), upOr(n))
-	case KindBridge:
-		return t.bridge(n, by)
-	case KindPort:
-		return t.port(n)
+		t.draw(next, e, indent+tee+t.way(e, next), indent+down)
 	}
-	return columns(n.Name, strings.Join(n.Addresses, " "))
 }
 
-func (t *tree) bridge(n Node, by *Edge) string {
-	what := n.Mode
-	if n.Foreign {
-		what = "bridge"
+// way is the end of the line that leads to a thing: how traffic goes there.
+func (t *tree) way(e Edge, to Node) string {
+	switch {
+	case e.Kind == EdgeRouted && e.Translated:
+		return "NAT" + t.dash
+	case to.Kind == KindBridge:
+		return t.rail
 	}
-	if by != nil && by.Kind == EdgePlugged {
-		what = "" // the NIC is in it: the line above says how
-	}
-	name := n.Name
-	if what != "" {
-		name = what + " ─ " + n.Name
-	}
-	owner := "network " + n.Network
-	if n.Foreign {
-		owner = "not made by drawbridge"
-	}
-	return columns(name, strings.Join(n.Addresses, " "), owner, noted(n))
+	return " "
 }
 
-func (t *tree) port(n Node) string {
+// below are the edges to what is drawn below a node: what stands on it, doors,
+// bridges, then what is plugged in, in the order of the picture.
+func (t *tree) below(n Node) []Edge {
+	var out []Edge
 	for _, e := range t.from[n.ID] {
-		if e.Kind != EdgeGuest {
+		to := t.nodes[e.To]
+		stacked := e.Kind == EdgeAttached && slices.ContainsFunc(t.to[e.To], func(o Edge) bool { return o.Kind == EdgeStacked })
+		if e.Kind == EdgeGuest || to.Kind == KindGuest || to.Folded != "" || stacked {
 			continue
 		}
-		guest := t.nodes[e.To]
-		return columns(n.Name+" ── "+guest.Name, strings.Join(n.Addresses, " "), n.MAC, noted(n))
+		out = append(out, e)
 	}
-	return columns(n.Name, noted(n))
-}
-
-func upOr(n Node) string {
-	if n.Note != "" {
-		return noted(n)
-	}
-	return "up"
-}
-
-func noted(n Node) string {
-	if n.Note == "" {
-		return ""
-	}
-	if n.Health == Problem {
-		return "! " + n.Note
-	}
-	return n.Note
-}
-
-// columns joins what is not empty by two spaces.
-func columns(parts ...string) string {
-	var full []string
-	for _, p := range parts {
-		if p != "" {
-			full = append(full, clean(p))
+	for _, more := range []string{id(KindMore, n.Name), id(KindMore, string(KindForward))} {
+		if m, there := t.nodes[more]; there && (n.Kind == KindBridge && m.Name == n.Name || n.Kind == KindNIC && n.Uplink && m.Name == string(KindForward)) {
+			out = append(out, Edge{From: n.ID, To: more})
 		}
 	}
-	return strings.Join(full, "  ")
-}
-
-// clean keeps a guest's name from steering the terminal: control characters
-// and those that turn the direction of writing.
-func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || unicode.In(r, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Co, unicode.Cs) || r == unicode.ReplacementChar {
-			return '?'
+	place := func(e Edge) int {
+		to := t.nodes[e.To]
+		switch to.Kind {
+		case KindBridge:
+			return 5
+		case KindHost:
+			return -1
+		case KindMore:
+			if to.Name != string(KindForward) {
+				return 4
+			}
+			return 1
 		}
-		return r
-	}, s)
-}
-
-// Roots lists the nodes that no edge leads to, in order.
-func (g Graph) Roots() []Node {
-	entered := map[string]bool{}
-	for _, e := range g.Edges {
-		entered[e.To] = true
+		return rank(to.Kind) % 5 // NICs 1, doors 2, ports 0
 	}
-	var out []Node
-	for _, n := range g.Nodes {
-		if !entered[n.ID] {
-			out = append(out, n)
+	slices.SortStableFunc(out, func(x, y Edge) int {
+		nx, ny := t.nodes[x.To], t.nodes[y.To]
+		if nx.Kind == KindPort && ny.Kind == KindPort {
+			return cmp.Or(cmp.Compare(nx.order, ny.order), naturally(nx.Name, ny.Name))
 		}
-	}
+		return cmp.Compare(place(x), place(y))
+	})
 	return out
+}
+
+func (t *tree) label(n Node, by Edge, at int) Line {
+	switch n.Kind {
+	case KindLAN:
+		line := Line{{"LAN ", Soft}, {clean(n.Name), Name}}
+		if len(n.Addresses) > 0 {
+			line = append(line, Span{"  gateway " + clean(strings.Join(n.Addresses, ", ")), Plain})
+		}
+		return line
+	case KindNIC:
+		return t.nic(n)
+	case KindForward:
+		line := Line{{t.door + clean(n.Listen) + " " + t.arrow + " " + clean(n.Target), Door}}
+		if n.Note != "" {
+			line = append(line, Span{"  waits: " + clean(n.Note), Soft})
+		}
+		return line
+	case KindBridge:
+		return t.bridge(n, by, at)
+	case KindHost:
+		return Line{{"this host", Name}, {"  " + clean(strings.Join(n.Addresses, " ")), Plain}}
+	case KindMore:
+		line := Line{{strings.Replace(n.Note, "…", t.dots, 1), Soft}}
+		if n.Problems > 0 {
+			line = append(line, Span{fmt.Sprintf(", %d with problems", n.Problems), Bad})
+		}
+		return line
+	}
+	return t.port(n, by, at)
+}
+
+func (t *tree) nic(n Node) Line {
+	line := Line{{clean(n.Name), Name}}
+	add := func(style Style, text string) {
+		if text != "" {
+			line = append(line, Span{"  " + clean(text), style})
+		}
+	}
+	add(Soft, strings.TrimSpace(n.Type+" "+strings.Join(n.VLANs, ",")))
+	add(Plain, strings.Join(n.Addresses, " "))
+	add(Soft, speed(n.SpeedMbit))
+	switch {
+	case n.Health == Problem:
+		add(Bad, "! "+n.Note)
+	case n.Note != "":
+		add(Soft, n.Note)
+	default:
+		add(Good, "up")
+	}
+	return line
+}
+
+// bridge is a rail: its line goes on to the edge of the page.
+func (t *tree) bridge(n Node, by Edge, at int) Line {
+	style := Style(hue(n))
+	title, rest := n.Network, []string{n.Mode, n.Name}
+	if n.Network == "" {
+		title, rest = n.Name, []string{cmp.Or(n.Owner, "not made by drawbridge")}
+	}
+	rail := strings.Repeat(t.rail, 2)
+	if by.Kind == "" {
+		rail = strings.Repeat(t.rail, 3)
+	}
+	line := Line{{rail + " ", style}, {clean(title), Name}}
+	if n.Health != Stopped || n.Note == "" {
+		rest = append(rest, n.Addresses...)
+	}
+	line = append(line, Span{"  " + clean(strings.Join(full(rest...), "  ")), Plain})
+	switch {
+	case n.Health == Problem:
+		line = append(line, Span{"  ! " + clean(n.Note), Bad})
+	case n.Note != "":
+		line = append(line, Span{"  " + clean(n.Note), Soft})
+	}
+	edge := cmp.Or(t.Width, 80)
+	if t.marks {
+		edge -= 2
+	}
+	if left := min(edge, 100) - at - cells(line.String()) - 1; left > 2 {
+		line = append(line, Span{" " + strings.Repeat(t.rail, left), style})
+	}
+	return line
 }

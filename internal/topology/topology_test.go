@@ -118,13 +118,36 @@ var cases = map[string]Input{
 }
 
 func TestPictures(t *testing.T) {
-	for name, in := range cases {
+	for name, g := range pictures() {
 		t.Run(name, func(t *testing.T) {
-			g := Build(in)
-			golden(t, filepath.Join("testdata", name, "tree.txt"), g.Text())
-			golden(t, filepath.Join("testdata", name, "graph.txt"), dump(Layout(g, Options{})))
+			laid := Layout(g, Options{})
+			text := ""
+			for _, p := range []Page{{}, {Width: 80}, {Width: 40, ASCII: true}} {
+				text += written(Text(laid, p)) + "\n"
+			}
+			golden(t, filepath.Join("testdata", name, "tree.txt"), text)
+			golden(t, filepath.Join("testdata", name, "graph.txt"), dump(laid))
+			golden(t, filepath.Join("testdata", name, "picture.svg"), SVG(laid))
+			golden(t, filepath.Join("testdata", name, "picture.mmd"), Mermaid(laid))
 		})
 	}
+}
+
+// pictures are the graphs of all cases and scenes.
+func pictures() map[string]Graph {
+	all := scenes()
+	for name, in := range cases {
+		all[name] = Build(in)
+	}
+	return all
+}
+
+func written(lines []Line) string {
+	var b strings.Builder
+	for _, l := range lines {
+		b.WriteString(l.String() + "\n")
+	}
+	return b.String()
 }
 
 // dump writes what is not zero, a line for each node and edge.
@@ -182,7 +205,7 @@ func TestGraphsAreWhole(t *testing.T) {
 			}
 		}
 		ids := map[string]bool{}
-		text := g.Text()
+		text := written(Text(Layout(g, Options{}), Page{}))
 		for _, n := range g.Nodes {
 			if ids[n.ID] {
 				t.Errorf("%s: node %s is there twice", name, n.ID)
@@ -201,7 +224,7 @@ func TestGraphsAreWhole(t *testing.T) {
 }
 
 func TestNoControlCharacterGetsIntoThePicture(t *testing.T) {
-	for _, r := range Build(cases["hostile-names"]).Text() {
+	for _, r := range written(Text(Layout(Build(cases["hostile-names"]), Options{}), Page{})) {
 		if r != '\n' && (r < 0x20 || r >= 0x7f && r <= 0x9f || r == 0x202e) {
 			t.Errorf("%U is in the picture", r)
 		}
@@ -219,8 +242,25 @@ func TestManyGuests(t *testing.T) {
 		in.State.Add(nic(tap, typed(host.TypeTap), within("virbr0")))
 		in.Ports = append(in.Ports, Port{Bridge: "virbr0", Tap: tap, Guest: fmt.Sprintf("g%d", i), MAC: "52:54:00:00:00:01"})
 	}
-	lines := strings.Split(strings.TrimSpace(Build(in).Text()), "\n")
-	if len(lines) != 1001 || !strings.Contains(lines[1000], "vnet999 ── g999") || !strings.Contains(lines[3], "vnet2 ── g2 ") {
+	lines := strings.Split(strings.TrimSpace(written(Text(Layout(Build(in), Options{Fold: -1}), Page{}))), "\n")
+	if len(lines) != 1001 || !strings.Contains(lines[1000], "vnet999 ─ ● g999") || !strings.Contains(lines[3], "vnet2 ─── ● g2 ") {
 		t.Errorf("%d lines, the last is %q", len(lines), lines[len(lines)-1])
+	}
+}
+
+// The picture in the README is what the program draws, and so are its lines of
+// text.
+func TestREADMEShowsWhatIsDrawn(t *testing.T) {
+	g := Layout(Build(readme()), Options{})
+	golden(t, "../../docs/topology.svg", SVG(g))
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := written(Text(g, Page{Width: 80})); !strings.Contains(string(text), want) {
+		t.Errorf("the README does not show this:\n%s", want)
+	}
+	if !strings.Contains(string(text), "(docs/topology.svg)") {
+		t.Error("the README does not show docs/topology.svg")
 	}
 }

@@ -32,7 +32,7 @@ var (
 		"host":      {pure: true},
 		"render":    {ours: []string{"spec", "host"}, pure: true},
 		"plan":      {ours: []string{"host"}, pure: true},
-		"topology":  {ours: []string{"spec", "host"}, pure: true},
+		"topology":  {ours: []string{"spec", "host"}, theirs: []string{"golang.org/x/text/width"}, pure: true},
 		"ruleset":   {pure: true},
 		"diagnose":  {ours: []string{"spec", "host", "ruleset", "topology"}, pure: true},
 		"txn":       {ours: []string{"spec", "host", "plan"}},
