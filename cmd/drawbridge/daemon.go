@@ -156,6 +156,7 @@ func runDaemon(ctx context.Context, s settings) error {
 	}
 	var counting sync.WaitGroup
 	counting.Go(func() { d.engine.Tally.Run(ctx) })
+	counting.Go(func() { d.engine.Keep(ctx) })
 	err = server.Serve(ctx, ln)
 	stop()
 	counting.Wait() // for the last saving

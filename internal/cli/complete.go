@@ -100,6 +100,12 @@ func changeIDs(ctx context.Context, c *api.Client) ([]string, error) {
 	return describe(changes, err, func(ch api.Change) (string, string) { return ch.ID, ch.Title })
 }
 
+// loggedIDs are the changes that the record holds.
+func loggedIDs(ctx context.Context, c *api.Client) ([]string, error) {
+	entries, err := c.Log(ctx, api.LogOptions{Kinds: []string{"change"}})
+	return describe(entries, err, func(e api.LogEntry) (string, string) { return e.ID, e.Title })
+}
+
 func sessionIDs(ctx context.Context, c *api.Client) ([]string, error) {
 	sessions, err := c.Sessions(ctx)
 	return describe(sessions, err, func(s api.Session) (string, string) { return s.ID, s.By + " " + s.Browser })

@@ -108,7 +108,7 @@ func (e *Engine) repair(ctx context.Context, who string) {
 	if e.quarrel.resting() {
 		return
 	}
-	steps, err := e.reconcile(txn.By(ctx, txn.Actor{Kind: txn.ByRepair}), "repair", e.Store.Document(), who)
+	steps, err := e.reconcile(txn.By(ctx, txn.Actor{Kind: txn.ByRepair, Name: who}), "repair", e.Store.Document(), who)
 	if err != nil {
 		if ctx.Err() == nil {
 			e.Log.Error("repair", "err", err)

@@ -35,6 +35,10 @@ type Store interface {
 	Ledger() host.Ledger
 	// Ended lists how changes ended that waited for a person, oldest first.
 	Ended() ([]txn.Ended, error)
+	// Record keeps entries about what is no change of the journal; those of changes
+	// it keeps by itself. History lists all, the newest first, until each says no.
+	Record(entries ...txn.Entry) error
+	History(each func(txn.Entry) bool) error
 }
 
 // LivePorts is where ports are remembered until the next boot.
@@ -192,6 +196,7 @@ type Engine struct {
 
 	watchers watchers
 	begun    begun
+	keeper   *keeper
 }
 
 // New makes an engine; nothing is read or changed before Start.
@@ -207,6 +212,7 @@ func New(c Config) *Engine {
 		live:    map[string]host.Port{},
 		held:    map[spec.NetworkName]string{},
 		leases:  map[leaseKey]Lease{},
+		keeper:  newKeeper(),
 		reach:   reaching{of: map[string]*sighting{}, wake: make(chan struct{}, 1)},
 		quarrel: quarrel{now: c.Now, seen: map[host.Key][]time.Time{}},
 	}

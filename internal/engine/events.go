@@ -349,10 +349,12 @@ func (e *Engine) tellForeign(burst []Hint) {
 				what = "link " + h.Object
 			}
 		}
-		e.tell(Event{
+		ev := Event{
 			Kind: ForeignEvent, Action: h.Kind, Object: h.Object, Who: h.Who, Network: networkOfKey(doc, host.LinkKey(h.Object)),
 			Text: fmt.Sprintf("%s changed by another program", what),
-		})
+		}
+		e.tell(ev)
+		e.keepForeign(ev)
 	}
 }
 
@@ -365,5 +367,6 @@ func (e *Engine) tellPort(action string, p host.Port, by txn.Actor) {
 	if who == "" {
 		who = p.Made
 	}
+	e.keepPort(p, by, text)
 	e.tell(Event{Kind: PortEvent, Action: action, Network: spec.NetworkName(p.Network), Object: p.Tap, Text: text, Who: who})
 }

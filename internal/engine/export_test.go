@@ -15,3 +15,9 @@ func (e *Engine) Attend(ctx context.Context) {
 	defer e.mu.Unlock()
 	e.attend(ctx)
 }
+
+// TellForeign tells what another program did, KeepNow writes down what waits.
+func TellForeign(e *Engine, h Hint) { e.tellForeign([]Hint{h}) }
+
+// KeepNow writes down what waits for it.
+func KeepNow(e *Engine) error { return e.keepNow() }

@@ -128,6 +128,9 @@ func (e *Engine) hostProblems(missing []plan.Step, doc spec.Document, leaseErr e
 	if p := e.quarrel.problem(); p != "" {
 		problems = append(problems, p)
 	}
+	if p := e.keeper.trouble(); p != "" {
+		problems = append(problems, p)
+	}
 	for _, t := range e.open.all() {
 		if t.Phase == txn.Stuck {
 			problems = append(problems, fmt.Sprintf("change %s is stuck: %s", t.ID, t.Problem))

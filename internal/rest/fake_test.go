@@ -30,6 +30,7 @@ type fakeEngine struct {
 	fail    error
 	asked   []engine.Options
 	by      []txn.Actor
+	history []txn.Entry
 	ports   map[string]engine.Port
 	request engine.PortRequest
 	taps    int
@@ -265,4 +266,24 @@ func (f *fakeEngine) Forwards(context.Context) ([]engine.ForwardView, error) {
 		}
 	}
 	return all, f.fail
+}
+
+func (f *fakeEngine) History(each func(txn.Entry) bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range f.history {
+		if !each(e) {
+			break
+		}
+	}
+	return f.fail
+}
+
+func (f *fakeEngine) Undo(ctx context.Context, id string, o engine.Options) (engine.Result, error) {
+	var c engine.Undo
+	err := f.History(func(e txn.Entry) bool { c.Entry = e; return e.ID != id })
+	if err != nil {
+		return engine.Result{}, err
+	}
+	return f.Do(ctx, c, o)
 }

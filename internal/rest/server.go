@@ -63,6 +63,10 @@ type Engine interface {
 	Extend(ctx context.Context, id string, by time.Duration) error
 	// Watch calls f for every event, which must not wait.
 	Watch(f func(engine.Event)) (stop func())
+	// History lists the record, the newest entry first, until each says no; Undo
+	// takes a change of it back by a new one.
+	History(each func(txn.Entry) bool) error
+	Undo(ctx context.Context, id string, o engine.Options) (engine.Result, error)
 	AddForward(ctx context.Context, r engine.ForwardRequest, o engine.Options) (engine.Result, error)
 	Forwards(ctx context.Context) ([]engine.ForwardView, error)
 }
@@ -226,6 +230,7 @@ func (s *Server) register() {
 	s.registerDocument()
 	s.registerChanges()
 	s.registerEvents()
+	s.registerLog()
 	s.registerWeb()
 	s.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json")

@@ -2,6 +2,7 @@ package store
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"go.etcd.io/bbolt"
@@ -25,16 +26,30 @@ func entryOf(t txn.Txn, had spec.Document, owned host.Ledger) entry {
 	return e
 }
 
-// Save writes an unfinished change.
+// Save writes an unfinished change. One that is stuck is in the record from now on.
 func (s *Store) Save(t txn.Txn) error {
 	saved, ledger := s.committed()
 	e := entryOf(t, saved, ledger)
-	return s.db.Update(func(tx *bbolt.Tx) error { return put(tx.Bucket(bucketJournal), t.ID, e) })
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		if t.Phase == txn.Stuck {
+			if err := s.record(tx, entryOfChange(t, saved)); err != nil {
+				return err
+			}
+		}
+		return put(tx.Bucket(bucketJournal), t.ID, e)
+	})
 }
 
-// End forgets a change, and remembers how it ended if a person had to decide.
+// End forgets a change, and remembers how it ended if a person had to decide. What
+// was confirmed is in the record already.
 func (s *Store) End(t txn.Txn) error {
+	saved, _ := s.committed()
 	return s.db.Update(func(tx *bbolt.Tx) error {
+		if t.Phase == txn.RolledBack {
+			if err := s.record(tx, entryOfChange(t, saved)); err != nil {
+				return err
+			}
+		}
 		if err := tx.Bucket(bucketJournal).Delete([]byte(t.ID)); err != nil {
 			return err
 		}
@@ -69,8 +84,9 @@ func (s *Store) Commit(t txn.Txn) error {
 	doc := t.Doc.Clone()
 	doc.Revision = s.saved.Revision + 1
 	change := entryOf(t, s.saved, s.ledger)
+	kept := entryOfChange(t, s.saved)
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		if err := change.Edit.write(tx, doc.Revision); err != nil {
+		if err := errors.Join(change.Edit.write(tx, doc.Revision), s.record(tx, kept)); err != nil {
 			return err
 		}
 		if len(t.After) > 0 {

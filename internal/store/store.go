@@ -2,11 +2,12 @@
 // and the journal, in one database in the state directory, every write on disk
 // before it is acknowledged; and the live ports, as files in the run directory.
 //
-// It owns the files, their lock and their durability. It does not know what the
-// things in them mean.
+// It owns the files, their lock and their durability, and how much of the past is
+// kept. It does not know what the things in them mean.
 //
 // Start reading at Open below; journal.go has the changes and their commit point,
-// document.go the records of the document, ports.go the run directory.
+// record.go what is kept of them, document.go the records of the document, ports.go
+// the run directory.
 package store
 
 import (
@@ -119,7 +120,7 @@ func (s *Store) load(path string) error {
 		return &CorruptError{path, err}
 	}
 	err := s.db.Update(func(tx *bbolt.Tx) error {
-		for _, b := range [][]byte{bucketNetworks, bucketForwards, bucketLedger, bucketJournal, bucketMeta, bucketEnded} {
+		for _, b := range [][]byte{bucketNetworks, bucketForwards, bucketLedger, bucketJournal, bucketMeta, bucketEnded, bucketRecord, bucketSeen} {
 			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
 				return err
 			}

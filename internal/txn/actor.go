@@ -24,7 +24,8 @@ const (
 // Actor is who did something, as far as it is known.
 type Actor struct {
 	Kind ActorKind `json:"kind,omitempty"`
-	// Name of the user, of the token, or of another program as the kernel tells it.
+	// Name of the user, of the token, or of another program as the kernel tells it;
+	// for a repair, who made it necessary, if that is known.
 	Name string `json:"name,omitempty"`
 	// UID is the user's id; it means something for ByUser alone.
 	UID uint32 `json:"uid"`
@@ -44,6 +45,9 @@ func (a Actor) String() string {
 	case ByPage:
 		who = strings.TrimSpace("page " + a.Name)
 	case ByRepair:
+		if a.Name != "" {
+			return "drift repair after " + a.Name
+		}
 		return "drift repair"
 	case ByStart:
 		return "start of the daemon"

@@ -13,6 +13,7 @@ func TestActorsInWords(t *testing.T) {
 		"token wall":                     {Kind: ByToken, Name: "wall"},
 		"page login 7 (root)":            {Kind: ByPage, Name: "login 7 (root)"},
 		"drift repair":                   {Kind: ByRepair},
+		"drift repair after nft (pid 7)": {Kind: ByRepair, Name: "nft (pid 7)"},
 		"start of the daemon":            {Kind: ByStart},
 		"the clock":                      {Kind: ByClock},
 	} {

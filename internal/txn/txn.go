@@ -41,7 +41,9 @@ type Txn struct {
 	// Who asked, in words; "" for what nobody asked for, such as a repair.
 	Who string
 	// By is who asked for it, or what made it necessary.
-	By    Actor
+	By Actor
+	// Began is when it was begun, by the wall clock.
+	Began time.Time
 	Steps []plan.Step
 	// After are steps for the time after the commit point: the host's own
 	// network files, which must not change while the change may be taken back.
