@@ -69,7 +69,7 @@ func (s *Server) registerLog() {
 	}
 	handle(s, s.operation("undo-change", http.MethodPost, "/log/{id}/undo", "Put back what a change altered, by a new change"),
 		func(ctx context.Context, in *undo) (api.Change, error) {
-			return s.done(ctx, func() (engine.Result, error) { return s.Engine.Undo(ctx, in.ID, in.options(ctx)) })
+			return s.done(ctx, in.Changing, func() (engine.Result, error) { return s.Engine.Undo(ctx, in.ID, in.options(ctx)) })
 		})
 }
 
