@@ -40,6 +40,7 @@ type settings struct {
 	defaultNetwork           bool
 	ownTables                bool
 	guestsUnit, guardUnit    string
+	coexist                  string
 	logLevel                 slog.Level
 	web                      rest.Web
 }
@@ -62,6 +63,9 @@ func daemonCommand() *cobra.Command {
 			if err := s.logLevel.UnmarshalText([]byte(level)); err != nil {
 				return fmt.Errorf("--log-level: %q is not debug, info, warn or error", level)
 			}
+			if s.coexist != "on" && s.coexist != "observe" {
+				return fmt.Errorf("--coexist: %q is not on or observe", s.coexist)
+			}
 			if !c.Flags().Changed("socket") {
 				s.socket = filepath.Join(s.runDir, "drawbridge.sock")
 			}
@@ -76,6 +80,7 @@ func daemonCommand() *cobra.Command {
 	f.StringVar(&s.socket, "socket", "", "where to listen (default RUN-DIR/drawbridge.sock)")
 	f.BoolVar(&s.defaultNetwork, "default-network", false, "create the NAT network \"default\" if there never was a network")
 	f.BoolVar(&s.ownTables, "own-tables", true, "keep other programs, and nft flush ruleset, out of drawbridge's nftables tables (Linux 6.9)")
+	f.StringVar(&s.coexist, "coexist", "on", "on: make exceptions for guests in other programs' firewalls; observe: only report (see doctor)")
 	f.StringVar(&s.guestsUnit, "guests-unit", "", "systemd unit that runs the guest services (default: a process started by the daemon)")
 	f.StringVar(&s.guardUnit, "guard-unit", "", "systemd unit with @ that guards a change (default: a process started by the daemon)")
 	f.StringVar(&s.web.Listen, "listen", "", "also serve the web page and the API by TCP at ADDRESS:PORT, plain HTTP (default: off until \"drawbridge web\")")
@@ -204,7 +209,7 @@ func assemble(s settings, as guard.Role, log *slog.Logger) (d *running, err erro
 	d.engine = engine.New(engine.Config{
 		Host: d.host, Guard: guards(s, log), Manager: d.hostManager(), Reach: d.linux, Store: d.store, Ports: ports, Taps: taps{d.linux}, Services: guests{d.adapter}, Log: log,
 		Seed: machineID(), BootID: boot, Boottime: boottime, Resolved: d.resolved.Available,
-		FirstSinceBoot: firstSinceBoot(s.runDir, boot), Flows: flows{}, Doors: doors{d.linux},
+		FirstSinceBoot: firstSinceBoot(s.runDir, boot), Flows: flows{}, Doors: doors{d.linux}, Firewalls: &firewalls{Host: d.linux}, Observe: s.coexist != "on",
 	})
 	return d, d.countForwards()
 }

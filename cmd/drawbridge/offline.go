@@ -21,7 +21,7 @@ const stateDirEnv = "DRAWBRIDGE_STATE_DIR"
 // on the host is touched by it alone. socket is where the daemon would listen:
 // its run directory is beside it.
 func offline(ctx context.Context, socket string) (string, func(), error) {
-	s := settings{stateDir: os.Getenv(stateDirEnv), runDir: filepath.Dir(socket)}
+	s := settings{coexist: "on", stateDir: os.Getenv(stateDirEnv), runDir: filepath.Dir(socket)}
 	if s.stateDir == "" {
 		s.stateDir = defaultStateDir
 	}
@@ -50,7 +50,7 @@ func offline(ctx context.Context, socket string) (string, func(), error) {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		server := rest.New(rest.Config{Engine: d.engine, Log: log, Version: version(), Modes: modes()})
+		server := rest.New(rest.Config{Engine: d.engine, Log: log, Version: version(), Modes: modes(), Doctor: doctor{Engine: d.engine, linux: d.linux, offline: true}})
 		_ = server.Serve(ctx, ln) // ends when stop is called; an error is seen by the client
 	}()
 	return path, func() {

@@ -51,7 +51,8 @@ type Extra struct {
 	// Commands that do not go over the API, such as the daemon itself.
 	Commands []*cobra.Command
 	// Offline makes a door to the same API while no daemon runs, under the
-	// daemon's own lock, for the commands that are needed then: plan and change.
+	// daemon's own lock, for the commands that are needed then: plan, change, doctor
+	// and advise.
 	// stop closes it. Nil if there is no such thing.
 	Offline func(ctx context.Context, socket string) (door string, stop func(), err error)
 }
@@ -98,11 +99,11 @@ type app struct {
 	now  func() time.Time
 }
 
-// offline opens the door of Extra.Offline for plan and change, if no daemon
+// offline opens the door of Extra.Offline for the commands that need no daemon, if no daemon
 // answers and we may (root).
 func (a *app) offline(c *cobra.Command) error {
 	words := strings.Fields(c.CommandPath())
-	if a.extra.Offline == nil || len(words) < 2 || words[1] != "plan" && words[1] != "change" || os.Geteuid() != 0 {
+	if a.extra.Offline == nil || len(words) < 2 || !slices.Contains([]string{"plan", "change", "doctor", "advise"}, words[1]) || os.Geteuid() != 0 {
 		return nil
 	}
 	if conn, err := net.Dial("unix", a.socket); err == nil {
@@ -192,7 +193,7 @@ verified, and taken back if it goes wrong.`,
 		return fixed(forms(c)...)(c, args, to)
 	})
 	root.AddCommand(
-		a.statusCommand(), a.topologyCommand(), a.networkCommand(), a.upCommand(), a.downCommand(),
+		a.statusCommand(), a.doctorCommand(), a.topologyCommand(), a.networkCommand(), a.upCommand(), a.downCommand(),
 		a.planCommand(), a.applyCommand(), a.exportCommand(), a.forwardCommand(), a.reservationCommand(), a.leaseCommand(),
 		a.guestCommand(), a.portCommand(), a.qemuCommand(), a.changeCommand(), a.monitorCommand(), a.logCommand(), a.undoCommand(),
 		a.webCommand(), a.sessionCommand(), a.tokenCommand(),

@@ -147,7 +147,11 @@ type Config struct {
 	Tally *Tally
 	// Doors looks for what else answers on a port, or swallows what comes to it.
 	Doors Doors
-	Log   *slog.Logger
+	// Firewalls knows other programs' rules; nil asks nothing of them. Observe
+	// leaves them alone, and only tells.
+	Firewalls Firewalls
+	Observe   bool
+	Log       *slog.Logger
 	// Seed makes made-up addresses differ from host to host (machine-id).
 	Seed string
 	// BootID and Boottime are handed to txn.Runner.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -16,29 +17,34 @@ import (
 
 // View looks at the host and tells how everything is.
 func (e *Engine) View(ctx context.Context) (View, error) {
+	x, err := e.Examine(ctx)
+	return x.View, err
+}
+
+// Examine is View with all that it was concluded from.
+func (e *Engine) Examine(ctx context.Context) (Examination, error) {
+	x := Examination{Observe: e.Observe}
 	leases, leaseErr := e.Services.Leases(ctx)
 	users, err := e.Taps.TapUsers(ctx)
 	if err != nil {
-		return View{}, fmt.Errorf("see who uses taps: %w", err)
+		return x, fmt.Errorf("see who uses taps: %w", err)
 	}
 	counters, err := e.Taps.Counters(ctx)
 	if err != nil {
-		return View{}, fmt.Errorf("read counters: %w", err)
+		return x, fmt.Errorf("read counters: %w", err)
 	}
-	learned, err := e.Taps.Learned(ctx)
-	if err != nil {
-		return View{}, fmt.Errorf("see who is behind taps: %w", err)
+	if x.Learned, err = e.Taps.Learned(ctx); err != nil {
+		return x, fmt.Errorf("see who is behind taps: %w", err)
 	}
-	neighbours, err := e.Taps.Neighbours(ctx)
-	if err != nil {
-		return View{}, fmt.Errorf("see who is on bridges: %w", err)
+	if x.Neighbours, err = e.Taps.Neighbours(ctx); err != nil {
+		return x, fmt.Errorf("see who is on bridges: %w", err)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	doc := e.Store.Document()
 	facts, err := e.look(ctx)
 	if err != nil {
-		return View{}, err
+		return x, err
 	}
 	v := View{
 		Document: doc, State: facts.Seen, Links: counters, Leases: leases, Changes: e.open.all(),
@@ -51,26 +57,29 @@ func (e *Engine) View(ctx context.Context) (View, error) {
 	})
 	v.Ports = e.portsSeen(doc, facts.Seen, users, counters)
 	for i, p := range v.Ports {
-		if macs := learned[p.Tap]; p.MAC == "" && len(macs) == 1 {
+		if macs := x.Learned[p.Tap]; p.MAC == "" && len(macs) == 1 {
 			v.Ports[i].MAC = macs[0]
 		}
 	}
 	v.Leases = nameLeases(v.Leases, v.Ports, doc)
 	fillAddresses(v.Ports, v.Leases, doc)
-	addNeighbours(v.Ports, neighbours)
+	addNeighbours(v.Ports, x.Neighbours)
 	d, err := e.planFor(ctx, e.without(doc, e.held), facts)
-	var missing []plan.Step
 	if err != nil {
 		v.Problems = append(v.Problems, err.Error())
 	} else {
-		missing = d.plan.Steps
+		x.Missing = d.plan.Steps
 	}
 	for name, n := range doc.Networks {
-		v.Networks[name] = e.networkView(n, missing, v)
+		v.Networks[name] = e.networkView(n, x.Missing, v)
 	}
-	v.Problems = append(v.Problems, e.hostProblems(missing, doc, leaseErr)...)
+	v.Problems = append(v.Problems, e.hostProblems(x.Missing, doc, leaseErr)...)
 	v.Problems = append(v.Problems, e.sharedNames(v.Ports)...)
-	return v, nil
+	x.View, x.Held, x.Quarrel, x.Silent = v, maps.Clone(e.held), e.quarrel.problem(), leaseErr
+	for _, p := range e.live {
+		x.Live = append(x.Live, p)
+	}
+	return x, nil
 }
 
 func (e *Engine) without(doc spec.Document, held map[spec.NetworkName]string) spec.Document {
@@ -113,7 +122,7 @@ func (e *Engine) networkView(n spec.Network, missing []plan.Step, v View) Networ
 	for _, s := range missing {
 		if hangsOn(s.Key(), n.Bridge) {
 			nv.Running = false
-			nv.Problems = append(nv.Problems, differs(s))
+			nv.Problems = append(nv.Problems, Differs(s))
 		}
 	}
 	return nv
@@ -141,13 +150,14 @@ func (e *Engine) hostProblems(missing []plan.Step, doc spec.Document, leaseErr e
 	}
 	for _, s := range missing {
 		if !slices.ContainsFunc(doc.Names(), func(name spec.NetworkName) bool { return hangsOn(s.Key(), doc.Networks[name].Bridge) }) {
-			problems = append(problems, differs(s))
+			problems = append(problems, Differs(s))
 		}
 	}
 	return problems
 }
 
-func differs(s plan.Step) string {
+// Differs says in a few words what is not as wanted.
+func Differs(s plan.Step) string {
 	switch s.Verb() {
 	case "create":
 		return s.Key().String() + " is missing"

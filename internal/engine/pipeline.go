@@ -107,6 +107,7 @@ func (e *Engine) planFor(ctx context.Context, doc spec.Document, facts render.Fa
 		return draft{}, err
 	}
 	ledger := e.Store.Ledger()
+	notes = append(notes, e.wishAccepts(ctx, &wish, doc, facts, ledger)...)
 	foreign := e.wishPorts(&wish, ledger, facts.Seen, e.hairpins(ctx, doc, facts.Seen))
 	ownDoors(ledger, wish)
 	if err := e.lookCloser(ctx, facts.Seen, wish, ledger); err != nil {

@@ -36,6 +36,7 @@ const (
 	KindGuest       Kind = "guest"
 	KindResolver    Kind = "resolver"
 	KindProfile     Kind = "profile"
+	KindAccept      Kind = "accept"
 )
 
 // Key identifies one thing on a host. Name is unique within its kind and is

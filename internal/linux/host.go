@@ -52,14 +52,15 @@ func (h *Host) Close() error { return errors.Join(h.rules.Close(), h.rtnl.close(
 func (h *Host) Kinds() []host.Kind {
 	return []host.Kind{
 		host.KindLink, host.KindAddress, host.KindRoute, host.KindRule, host.KindSysctl, host.KindNIC,
-		host.KindTable, host.KindSet, host.KindChain, host.KindElement,
+		host.KindTable, host.KindSet, host.KindChain, host.KindElement, host.KindAccept,
 	}
 }
 
 // Observe reads the resources with the given keys by look-ups whose cost does
 // not grow with the number of links on the host; those that are not there are
 // missing from the answer. With no keys it reads all links, addresses and
-// routes (foreign ones too) and all that is in our nftables tables.
+// routes (foreign ones too), all that is in our nftables tables, and our rules in
+// chains of others.
 func (h *Host) Observe(ctx context.Context, keys ...host.Key) (host.State, error) {
 	if len(keys) == 0 {
 		return h.observeAll(ctx)
@@ -92,6 +93,8 @@ func (h *Host) Observe(ctx context.Context, keys ...host.Key) (host.State, error
 			err = h.observeNICs(seen, keys)
 		case host.KindSysctl:
 			err = observeSysctls(seen, keys)
+		case host.KindAccept:
+			err = h.rules.observeAccepts(ctx, seen, keys)
 		default:
 			err = fmt.Errorf("observe %s: not a kind of the kernel", keys[0])
 		}
@@ -113,6 +116,9 @@ func (h *Host) observeAll(ctx context.Context) (host.State, error) {
 		return nil, err
 	}
 	if err := h.allRoutes(seen, names); err != nil {
+		return nil, err
+	}
+	if err := h.rules.observeAccepts(ctx, seen, nil); err != nil {
 		return nil, err
 	}
 	return seen, rules(seen)
@@ -176,6 +182,8 @@ func (h *Host) Apply(ctx context.Context, steps []plan.Step) error {
 			err = applySysctls(steps[:n])
 		case host.KindTable:
 			err = h.rules.apply(ctx, steps[:n])
+		case host.KindAccept:
+			err = h.rules.applyAccepts(ctx, steps[:n])
 		default:
 			err = fmt.Errorf("%s %s: not a kind of the kernel", steps[0].Verb(), steps[0].Key())
 		}

@@ -93,7 +93,7 @@ func (s *nftSocket) readAll() (*ruleset.Ruleset, error) {
 		f := fieldsOf(reply.attrs)
 		t := &ruleset.Table{
 			Family: family, Name: f.text(unix.NFTA_TABLE_NAME), Handle: f.u64(nftaTableHandle),
-			Dormant: f.u32(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0, Sets: map[string]*ruleset.Set{},
+			Dormant: f.u32(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0, Owned: f.u32(unix.NFTA_TABLE_FLAGS)&tableOwned != 0, Sets: map[string]*ruleset.Set{},
 		}
 		r.Tables = append(r.Tables, t)
 		w.tables[tableKey{reply.family, t.Name}] = t

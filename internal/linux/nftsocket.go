@@ -17,6 +17,9 @@ import (
 type nftSocket struct {
 	raw  *askSocket
 	conn *netlink.Conn
+	// last is the generation that was seen last, and others how often there was
+	// one that this socket did not make.
+	last, others uint32
 }
 
 // nftMessage is one message of a transaction and what it is for, so that an
@@ -50,7 +53,7 @@ func dialNFT() (*nftSocket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open netfilter netlink socket: %w", err)
 	}
-	return &nftSocket{sock, netlink.NewConn(sock, port)}, nil
+	return &nftSocket{raw: sock, conn: netlink.NewConn(sock, port)}, nil
 }
 
 func (s *nftSocket) close() error { return s.conn.Close() }
@@ -98,11 +101,34 @@ func (s *nftSocket) generation() (uint32, error) {
 	return 0, errors.New("read nftables generation: no answer")
 }
 
+// byOthers counts the changes that others made, as far as they can be told apart
+// from ours: two of theirs between two looks are one.
+func (s *nftSocket) byOthers() (uint32, error) {
+	now, err := s.generation()
+	if err == nil && now != s.last {
+		s.others++
+		s.last = now
+	}
+	return s.others, err
+}
+
 // transact carries out the messages as one transaction: all of them or none.
 func (s *nftSocket) transact(msgs []nftMessage) error {
 	if len(msgs) == 0 {
 		return nil
 	}
+	if _, err := s.byOthers(); err != nil {
+		return err
+	}
+	err := s.send(msgs)
+	// One step further is what we did.
+	if now, genErr := s.generation(); genErr == nil && now == s.last+1 {
+		s.last = now
+	}
+	return err
+}
+
+func (s *nftSocket) send(msgs []nftMessage) error {
 	edge := nfgenmsg(0, unix.NFNL_SUBSYS_NFTABLES)
 	batch := make([]netlink.Message, 0, len(msgs)+2)
 	size := 64

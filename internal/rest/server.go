@@ -102,6 +102,8 @@ type Config struct {
 	// Now is the wall clock, Boottime CLOCK_BOOTTIME in nanoseconds.
 	Now      func() time.Time
 	Boottime func() int64
+	// Doctor looks for what is wrong; nil where nobody can.
+	Doctor Doctor
 	// HeaderTimeout bounds how long a client may take to say what it wants,
 	// SendTimeout how long it may leave unread what it is sent.
 	HeaderTimeout, SendTimeout time.Duration
@@ -231,6 +233,7 @@ func (s *Server) register() {
 	s.registerChanges()
 	s.registerEvents()
 	s.registerLog()
+	s.registerDoctor()
 	s.registerWeb()
 	s.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json")

@@ -39,10 +39,10 @@ type Ruleset struct {
 type Table struct {
 	Family, Name string
 	Handle       uint64
-	// Dormant tables do nothing.
-	Dormant bool
-	Chains  []*Chain
-	Sets    map[string]*Set
+	// Dormant tables do nothing. Owned ones can be changed by one program alone.
+	Dormant, Owned bool
+	Chains         []*Chain
+	Sets           map[string]*Set
 	// chains finds a chain by name.
 	chains map[string]*Chain
 }

@@ -48,7 +48,7 @@ var (
 		"login":     {},
 		"rest/page": {},
 		"api":       {theirs: []string{"golang.org/x/sys", "go.yaml.in/yaml"}},
-		"rest":      {ours: []string{"spec", "host", "plan", "txn", "engine", "api", "login", "rest/page", "topology"}, theirs: []string{"github.com/danielgtaylor/huma", "go.yaml.in/yaml", "golang.org/x/sys"}},
+		"rest":      {ours: []string{"spec", "host", "plan", "txn", "engine", "api", "login", "rest/page", "topology", "diagnose"}, theirs: []string{"github.com/danielgtaylor/huma", "go.yaml.in/yaml", "golang.org/x/sys"}},
 		"cli":       {ours: []string{"api"}, theirs: []string{"github.com/spf13", "go.yaml.in/yaml", "golang.org/x/sys", "golang.org/x/term"}},
 	}
 	// testOnly packages are imported by tests and by the demonstration alone.

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+
+	"drawbridge/internal/diagnose"
+	"drawbridge/internal/host"
+	"drawbridge/internal/linux"
+	"drawbridge/internal/ruleset"
+	"drawbridge/internal/spec"
+)
+
+// firewalls tells the engine what guests need of other programs' rules. All rules
+// of a host may be tens of thousands: they are read when others changed some, and
+// walked when what is asked has changed.
+type firewalls struct {
+	*linux.Host
+
+	mu    sync.Mutex
+	seen  uint32
+	rules *ruleset.Ruleset
+	asked string
+	list  []host.Accept
+}
+
+// Accepts implements engine.Firewalls.
+func (f *firewalls) Accepts(ctx context.Context, doc spec.Document, seen host.State) ([]host.Accept, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	facts := &diagnose.Facts{Document: doc, State: seen, Sysctls: sysctls(bridgeFilters...)}
+	anew, err := f.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	asked := question(facts)
+	if !anew && asked == f.asked {
+		return f.list, nil
+	}
+	if facts.Machine, err = f.Machine(ctx); err != nil {
+		return nil, err
+	}
+	facts.Rules = f.rules
+	f.asked, f.list = asked, diagnose.Accepts(facts)
+	return f.list, nil
+}
+
+// read reads the rules if others changed some.
+func (f *firewalls) read(ctx context.Context) (anew bool, err error) {
+	now, err := f.RulesOfOthers()
+	if err != nil || f.rules != nil && now == f.seen {
+		return false, err
+	}
+	rules, err := f.Rules(ctx)
+	if err != nil {
+		return false, err
+	}
+	f.seen, f.rules = now, rules
+	return true, nil
+}
+
+var bridgeFilters = []string{"net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"}
+
+// question is all that the answer depends on beside rules of others.
+func question(f *diagnose.Facts) string {
+	var b strings.Builder
+	for _, p := range f.Needs() {
+		fmt.Fprintln(&b, p.Bridge, p.Way, p.Subnet, p.Packet.In, p.Packet.Out, p.Packet.Source, p.Packet.Target)
+	}
+	for _, k := range f.State.Keys() {
+		if a, ok := f.State[k].(host.Address); ok {
+			fmt.Fprintln(&b, a.Link, a.Addr)
+		}
+	}
+	return b.String()
+}
