@@ -36,7 +36,7 @@ func (d doctor) Facts(ctx context.Context) (*diagnose.Facts, error) {
 	reading.Go(func() { f.Rules, _ = d.linux.Rules(ctx) })
 	reading.Go(func() { f.Machine, _ = d.linux.Machine(ctx) })
 	reading.Go(func() { f.NameServers, f.Libvirt = hostconf.NameServers(), libvirtNetworks() })
-	x, err := d.Examine(ctx)
+	x, err := d.settled(ctx)
 	reading.Wait()
 	if err != nil {
 		return nil, err
@@ -57,6 +57,25 @@ func (d doctor) Facts(ctx context.Context) (*diagnose.Facts, error) {
 	f.Conntrack, f.ConntrackMax = number("/proc/sys/net/netfilter/nf_conntrack_count"), number("/proc/sys/net/netfilter/nf_conntrack_max")
 	f.Grabbers = grabbers(f)
 	return f, d.cards(ctx, f)
+}
+
+// A daemon that runs puts back within milliseconds what it finds missing, such as
+// the rule of a port that was plugged in just now. That is no fault yet.
+const settleTries, settlePause = 5, 100 * time.Millisecond
+
+// settled examines until nothing is missing, or a daemon had its time.
+func (d doctor) settled(ctx context.Context) (engine.Examination, error) {
+	for try := 1; ; try++ {
+		x, err := d.Examine(ctx)
+		if err != nil || d.offline || len(x.Missing) == 0 || try == settleTries {
+			return x, err
+		}
+		select {
+		case <-ctx.Done():
+			return x, ctx.Err()
+		case <-time.After(settlePause):
+		}
+	}
 }
 
 // live fills in ports, leases and neighbours.

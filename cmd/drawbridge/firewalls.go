@@ -22,6 +22,8 @@ type firewalls struct {
 	mu    sync.Mutex
 	seen  uint32
 	rules *ruleset.Ruleset
+	// ours counts our own tables: often there are no others.
+	ours  int
 	asked string
 	list  []host.Accept
 }
@@ -30,11 +32,11 @@ type firewalls struct {
 func (f *firewalls) Accepts(ctx context.Context, doc spec.Document, seen host.State) ([]host.Accept, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	facts := &diagnose.Facts{Document: doc, State: seen, Sysctls: sysctls(bridgeFilters...)}
 	anew, err := f.read(ctx)
-	if err != nil {
+	if err != nil || len(f.rules.Tables) == f.ours {
 		return nil, err
 	}
+	facts := &diagnose.Facts{Document: doc, State: seen, Sysctls: sysctls(bridgeFilters...)}
 	asked := question(facts)
 	if !anew && asked == f.asked {
 		return f.list, nil
@@ -57,7 +59,12 @@ func (f *firewalls) read(ctx context.Context) (anew bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	f.seen, f.rules = now, rules
+	f.seen, f.rules, f.ours = now, rules, 0
+	for _, t := range rules.Tables {
+		if ruleset.OwnerOfTable(t) == ruleset.Drawbridge {
+			f.ours++
+		}
+	}
 	return true, nil
 }
 

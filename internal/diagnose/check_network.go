@@ -27,7 +27,7 @@ func networkChecks() []Check {
 			"The daemon puts it back; without it, start the daemon or let doctor do it once.", findDrift,
 		},
 		{
-			"quarrel", Fault, "Another program keeps undoing what drawbridge does", "The network works for seconds and then does not.",
+			"others-undo", Fault, "Another program keeps undoing what drawbridge does", "The network works for seconds and then does not.",
 			"Tell the other program to leave it alone.", findQuarrel,
 		},
 		{

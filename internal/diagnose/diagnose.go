@@ -22,6 +22,10 @@
 // walk.go goes through chains, machine.go through expressions, lookup.go through
 // sets, xt.go knows iptables' extensions, nat.go translations, packet.go what a
 // packet's bytes are.
+//
+// It also owns what can be wrong with a host, as rules over facts that others
+// read: Examine in check.go, a file for each family of checks; check_needs.go
+// finds by the walk what of other programs stops guests.
 package diagnose
 
 import (
