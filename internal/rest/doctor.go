@@ -78,11 +78,14 @@ func (s *Server) treat(ctx context.Context, r api.FixRequest, o engine.Options) 
 		if r.Code != "" && string(x.Code) != r.Code || !x.Fix.Automatic() {
 			continue
 		}
+		began := s.Now()
 		res, err := s.Doctor.Fix(ctx, "mend "+string(x.Code)+about(x), x.Fix, o)
 		if err != nil {
 			return out, err
 		}
-		out = append(out, api.Treatment{Finding: symptomOf(x), Change: changeOf(res, s.Boottime())})
+		done := api.Treatment{Finding: symptomOf(x), Change: changeOf(res, s.Boottime())}
+		done.Change.DurationMS = float64(s.Now().Sub(began).Microseconds()) / 1000
+		out = append(out, done)
 	}
 	return out, nil
 }
