@@ -106,7 +106,9 @@ func TestFindings(t *testing.T) {
 			f.Sysctls["net/ipv4/ip_forward"] = "0"
 			change(f, func(n *spec.Network) { n.Started = false })
 		}, nil},
-		{"network-held", func(f *Facts) { f.Held = map[spec.NetworkName]string{"default": "link virbr0 exists and was not made by this program"} }, []string{"network-held"}},
+		{"network-held", func(f *Facts) {
+			f.Held = map[spec.NetworkName]string{"default": "link virbr0 exists and was not made by this program"}
+		}, []string{"network-held"}},
 		{"network-drift", func(f *Facts) { f.Drift = []Drift{{host.LinkKey("virbr0"), "link virbr0 is missing"}} }, []string{"network-drift"}},
 		{"others-undo", func(f *Facts) { f.Quarrel = "networkd keeps undoing link virbr0" }, []string{"others-undo"}},
 		{"a VPN's route over the whole of 192.168.0.0/16", func(f *Facts) {
@@ -122,7 +124,9 @@ func TestFindings(t *testing.T) {
 		{"the LAN's own multicast and broadcast", func(f *Facts) {
 			f.State.Add(host.Route{Dst: netip.MustParsePrefix("224.0.0.0/4"), Link: "eth0", Table: host.MainTable, Type: 1})
 		}, nil},
-		{"no-default-route", func(f *Facts) { f.State = host.NewState(host.Link{Name: "virbr0", Type: host.TypeBridge, MTU: 1500, Up: true}) }, []string{"no-default-route"}},
+		{"no-default-route", func(f *Facts) {
+			f.State = host.NewState(host.Link{Name: "virbr0", Type: host.TypeBridge, MTU: 1500, Up: true})
+		}, []string{"no-default-route"}},
 		{"stp-delay", func(f *Facts) {
 			f.State.Add(host.Link{Name: "br0", Type: host.TypeBridge, MTU: 1500, STP: true, ForwardDelay: 1500}, host.Link{Name: "vnet0", Type: host.TypeTap, Master: "br0", MTU: 1500})
 		}, []string{"stp-delay"}},
@@ -170,7 +174,9 @@ func TestFindings(t *testing.T) {
 		{"no-address", func(f *Facts) { f.Ports[0].Addresses = nil }, []string{"no-address"}},
 		{"a guest that boots", func(f *Facts) { f.Ports[0].Addresses, f.Ports[0].Since = nil, 9_990 }, nil},
 		{"reservation-outside", func(f *Facts) {
-			change(f, func(n *spec.Network) { n.Reservations = []spec.Reservation{{MAC: "52:54:00:aa:aa:aa", Addr: netip.MustParseAddr("10.0.0.9")}} })
+			change(f, func(n *spec.Network) {
+				n.Reservations = []spec.Reservation{{MAC: "52:54:00:aa:aa:aa", Addr: netip.MustParseAddr("10.0.0.9")}}
+			})
 		}, []string{"reservation-outside"}},
 		{"pool-full", func(f *Facts) {
 			change(f, func(n *spec.Network) { n.Subnets[0].Range.Last = netip.MustParseAddr("192.168.122.3") })
@@ -205,7 +211,9 @@ func TestFindings(t *testing.T) {
 		{"conntrack-full", func(f *Facts) { f.Conntrack = 240_000 }, []string{"conntrack-full"}},
 		{"kernel-lacks", func(f *Facts) { f.Lacks = []string{"no VLAN filtering"} }, []string{"kernel-lacks"}},
 		{"daemon-down", func(f *Facts) { f.Offline = true }, []string{"daemon-down"}},
-		{"manager-grabs", func(f *Facts) { f.Grabbers = []Grabber{{Manager: "systemd-networkd", Link: "virbr0", Why: "its file 80-all.network matches", Fix: "networkctl reload"}} }, []string{"manager-grabs"}},
+		{"manager-grabs", func(f *Facts) {
+			f.Grabbers = []Grabber{{Manager: "systemd-networkd", Link: "virbr0", Why: "its file 80-all.network matches", Fix: "networkctl reload"}}
+		}, []string{"manager-grabs"}},
 		{"uplink-down", func(f *Facts) {
 			change(f, func(n *spec.Network) { n.Uplinks = []string{"eth0"} })
 			f.State.Add(host.NIC{Link: "eth0"})
