@@ -58,7 +58,10 @@ func Compare(before, after Graph) Graph {
 // differs says whether a change made another thing of a node. A network that is
 // stopped is one whose bridge is gone.
 func differs(old, n Node) bool {
-	return old.Type != n.Type || old.MAC != n.MAC || old.MTU != n.MTU || old.Network != n.Network || old.Mode != n.Mode ||
+	if old.Network != n.Network && n.Kind != KindPort { // a port's is that of what it is plugged into: the edge tells
+		return true
+	}
+	return old.Type != n.Type || old.MAC != n.MAC || old.MTU != n.MTU || old.Mode != n.Mode ||
 		old.Target != n.Target || old.Leads != n.Leads || old.Isolated != n.Isolated || old.Foreign != n.Foreign ||
 		(old.Health == Stopped) != (n.Health == Stopped) || !slices.Equal(old.VLANs, n.VLANs) || !slices.Equal(old.Addresses, n.Addresses)
 }

@@ -219,9 +219,10 @@ func run(of making) func(*testscript.TestScript, bool, []string) {
 	}
 }
 
-// environment tells shells where the script's own files are: they start in /.
+// environment tells shells where the script's own files are, as they start in /, and
+// programs which characters there are.
 func environment(ts *testscript.TestScript) []string {
-	return append(os.Environ(), "WORK="+ts.Getenv("WORK"))
+	return append(os.Environ(), "WORK="+ts.Getenv("WORK"), "LC_ALL=C.UTF-8")
 }
 
 // cmdWithin repeats a command until its output matches.
