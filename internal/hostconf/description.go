@@ -101,6 +101,11 @@ func (d *Description) note(format string, args ...any) {
 // dynamic says whether a client of the manager's has to move with the link.
 func (d Description) dynamic() bool { return d.IPv4.DHCP || d.IPv6.DHCP || d.IPv6.RA }
 
+// hasMethod says whether the link is configured to get addresses at all.
+func (d Description) hasMethod() bool {
+	return d.IPv4.Static || d.IPv4.DHCP || d.IPv6.Static || d.IPv6.DHCP || d.IPv6.RA
+}
+
 // addAddress notes a static address, with or without a prefix length.
 func (d *Description) addAddress(text string) {
 	text = strings.TrimSpace(text)
@@ -182,7 +187,7 @@ type manager interface {
 // netplan before the program that carries it out, and files that nobody may read
 // any more, such as ifupdown's, after the daemons.
 func managers() []manager {
-	return []manager{netplan{}, networkd{}, networkManager{}, ifupdown{}}
+	return []manager{netplan{}, networkd{}, networkManager{}, ifupdown{}, ifupdown2{}}
 }
 
 func managerOf(name string) (manager, error) {

@@ -27,12 +27,32 @@ func (ifupdown) name() string { return IfUpDown }
 const ifstate = "/run/network/ifstate"
 
 func (ifupdown) describe(_ context.Context, t tree, d *Description) (bool, error) {
+	if hasIfUpDown2(t) {
+		return false, nil
+	}
+	up := slices.Contains(lines([]byte(t.text(ifstate)+"\n")), d.Link+"="+d.Link+"\n")
+	has, err := describeStanzas(t, d)
+	if err != nil || !has || !up && !d.hasMethod() {
+		return false, err
+	}
+	if up {
+		d.Evidence = append(d.Evidence, "ifup has brought it up ("+ifstate+")")
+	} else {
+		d.note("ifup has not brought %s up in this boot", d.Link)
+	}
+	if d.IPv4.DHCP || d.IPv6.DHCP {
+		describeClient(t, d)
+	}
+	return true, nil
+}
+
+// describeStanzas reads what the files say of the link; false if none has a stanza
+// for it.
+func describeStanzas(t tree, d *Description) (has bool, err error) {
 	files, err := interfacesFiles(t)
 	if err != nil {
 		return false, err
 	}
-	up := slices.Contains(lines([]byte(t.text(ifstate)+"\n")), d.Link+"="+d.Link+"\n")
-	has := false
 	for _, f := range files {
 		b, err := t.read(f)
 		if err != nil {
@@ -47,19 +67,10 @@ func (ifupdown) describe(_ context.Context, t tree, d *Description) (bool, error
 			has = true
 		}
 	}
-	if !has || !up && !d.IPv4.Static && !d.IPv4.DHCP && !d.IPv6.Static && !d.IPv6.DHCP && !d.IPv6.RA {
-		return false, nil
+	if has {
+		d.Evidence = append(d.Evidence, strings.Join(d.Files, ", ")+" has an iface stanza for it")
 	}
-	d.Evidence = append(d.Evidence, strings.Join(d.Files, ", ")+" has an iface stanza for it")
-	if up {
-		d.Evidence = append(d.Evidence, "ifup has brought it up ("+ifstate+")")
-	} else {
-		d.note("ifup has not brought %s up in this boot", d.Link)
-	}
-	if d.IPv4.DHCP || d.IPv6.DHCP {
-		describeClient(t, d)
-	}
-	return true, nil
+	return has, nil
 }
 
 // readInterfaces fills in what one line says; true if it is about the link.
@@ -137,7 +148,22 @@ func readMethod(d *Description, fields []string) {
 func (ifupdown) runtime(tree, host.Profile, Description) ([]file, error) { return nil, nil }
 
 func (ifupdown) permanent(t tree, p host.Profile, d Description) ([]file, error) {
-	r := &rewriting{p: p, nic: d.Link}
+	out, err := rewriteInterfaces(t, p, d, (*rewriting).byHooks)
+	if err != nil {
+		return nil, err
+	}
+	files, err := ifstateFiles(t, p, d)
+	if err != nil {
+		return nil, err
+	}
+	leases, err := permanentLeases(t, p, d)
+	return slices.Concat(out, files, leases), err
+}
+
+// rewriteInterfaces says what the files will be; making is the lines that make the
+// bridge.
+func rewriteInterfaces(t tree, p host.Profile, d Description, making func(*rewriting) []string) ([]file, error) {
+	r := &rewriting{p: p, nic: d.Link, making: making}
 	var out []file
 	// In all files: "auto" may stand in another than the stanza.
 	all, err := interfacesFiles(t)
@@ -167,12 +193,7 @@ func (ifupdown) permanent(t tree, p host.Profile, d Description) ([]file, error)
 			break
 		}
 	}
-	files, err := ifstateFiles(t, p, d)
-	if err != nil {
-		return nil, err
-	}
-	leases, err := permanentLeases(t, p, d)
-	return slices.Concat(out, files, leases), err
+	return out, nil
 }
 
 // ifstateFiles is what ifup remembers: that it brought the bridge up, and not the

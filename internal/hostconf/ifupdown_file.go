@@ -132,6 +132,8 @@ func isNICOption(key string) bool {
 type rewriting struct {
 	p   host.Profile
 	nic string
+	// making says which lines make the bridge.
+	making func(*rewriting) []string
 	// made is set when the lines that make the bridge are written: they stand in the
 	// first stanza, since ifup runs the pre-up lines of each stanza in turn.
 	made bool
@@ -164,7 +166,7 @@ func (r *rewriting) rewrite(text string) string {
 			}
 			if !r.made {
 				r.made = true
-				for _, line := range r.making() {
+				for _, line := range r.making(r) {
 					b.WriteString(indent + line + "\n")
 				}
 			}
@@ -193,9 +195,9 @@ func (r *rewriting) autoLine(l interfacesLine) string {
 	return line
 }
 
-// making is the lines that make the bridge. They need no package beside iproute2,
+// byHooks is the lines that make the bridge for ifupdown. They need no package beside iproute2,
 // and do no harm where the bridge is there.
-func (r *rewriting) making() []string {
+func (r *rewriting) byHooks() []string {
 	stp := 0
 	if r.p.STP {
 		stp = 1

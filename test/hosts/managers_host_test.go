@@ -95,14 +95,21 @@ func newManaged(t *testing.T, root string, files map[string]string, services ...
 	h.serveDHCP(t)
 	t.Cleanup(func() {
 		if t.Failed() && h.leader != 0 {
-			out, _ := h.try("sh", "-c", "drawbridge change ls -o json; ip addr; ip route; ip -6 route; bridge link; journalctl --no-pager -b -o short-precise -n 60 -u systemd-networkd -u networking -u NetworkManager -u 'drawbridge*'")
-			t.Logf("the host:\n%s", out)
+			out, _ := h.try("sh", "-c", "drawbridge change ls -o json; ip addr; ip route; ip -6 route; bridge link")
+			t.Logf("the host:\n%s%s", out, h.journal(time.Now().Add(-time.Minute)))
 			log, _ := os.ReadFile(h.dhcpLog)
 			t.Logf("the DHCP server:\n%s", log)
 		}
 		h.off(t)
 	})
 	return h
+}
+
+// journal is what the network managers and the program said since then; of this
+// boot only, so it is asked for as soon as something went wrong.
+func (h *managed) journal(since time.Time) string {
+	out, _ := h.try("sh", "-c", fmt.Sprintf("journalctl --no-pager -b -o short-precise -n 200 -S @%d -u systemd-networkd -u networking -u NetworkManager -u 'drawbridge*'", since.Unix()))
+	return out
 }
 
 // write puts a file on a host that is off.

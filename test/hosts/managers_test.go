@@ -58,6 +58,14 @@ var managerCases = []managerCase{
 		files: map[string]string{"/etc/network/interfaces": "auto lo\niface lo inet loopback\nsource /etc/network/interfaces.d/*\n", "/etc/network/interfaces.d/lan": "auto enp6s18\niface enp6s18 inet dhcp\n"},
 	},
 	{
+		name: "ifupdown2-static", manager: hostconf.IfUpDown2, root: "ifupdown2", services: []string{"networking"},
+		files: map[string]string{"/etc/network/interfaces": "auto lo\niface lo inet loopback\n\n# The LAN\nauto enp6s18\niface enp6s18\n    address 192.168.99.66/24\n    gateway 192.168.99.1\n    # the office\n    post-up ip route add 198.51.100.0/24 via 192.168.99.1 dev enp6s18\n\nsource /etc/network/interfaces.d/*\n"},
+	},
+	{
+		name: "ifupdown2-dhcp", manager: hostconf.IfUpDown2, root: "ifupdown2", services: []string{"networking"}, dhcp: true,
+		files: map[string]string{"/etc/network/interfaces": "auto lo\niface lo inet loopback\n\nauto enp6s18\niface enp6s18 inet dhcp\n"},
+	},
+	{
 		name: "networkmanager-static", manager: hostconf.NetworkManager, services: []string{"NetworkManager"},
 		files: map[string]string{"/etc/NetworkManager/system-connections/lan.nmconnection": "# by hand\n[connection]\nid=lan\nuuid=11111111-2222-3333-4444-555555555555\ntype=ethernet\ninterface-name=enp6s18\n\n[ethernet]\nwake-on-lan=64\n\n[ipv4]\nmethod=manual\naddress1=192.168.99.66/24,192.168.99.1\ndns=192.168.99.1;\ndns-search=lan.example;\nroute1=198.51.100.0/24,192.168.99.1\n\n[ipv6]\nmethod=disabled\n"},
 	},
@@ -193,6 +201,7 @@ func (h *managed) lossless(t *testing.T, c managerCase, what string, do func()) 
 	if len(lost) > 0 {
 		t.Errorf("%s: %d of %d pings lost, the first %s and the last %s after the beginning", what, len(lost), sent,
 			lost[0].Sub(began).Round(time.Millisecond), lost[len(lost)-1].Sub(began).Round(time.Millisecond))
+		t.Logf("it began %s\n%s", began.Format("15:04:05.000"), h.journal(began))
 	}
 }
 
