@@ -54,6 +54,7 @@ type whole struct {
 	src  string // the project, seen as /src
 
 	node   *nettest.Node // this boot's network
+	cable  string        // the port of the LAN's switch that the host is plugged into
 	nspawn *exec.Cmd
 	leader int // the host's process 1, as seen from outside
 	boots  int
@@ -166,10 +167,10 @@ func (h *whole) boot(t *testing.T) time.Duration {
 	if h.node, err = nettest.NewNode(ctx, "whole-host", ""); err != nil {
 		t.Fatal(err)
 	}
-	port := fmt.Sprintf("p-whole%d", h.boots)
+	h.cable = fmt.Sprintf("p-whole%d", h.boots)
 	if err := h.lan.Switch.IP(ctx,
-		fmt.Sprintf("link add %s type veth peer name eth0 netns %d", port, h.node.PID()),
-		fmt.Sprintf("link set %s master lan0 up", port)); err != nil {
+		fmt.Sprintf("link add %s type veth peer name eth0 netns %d", h.cable, h.node.PID()),
+		fmt.Sprintf("link set %s master lan0 up", h.cable)); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.node.IP(ctx, "link set eth0 up", "addr add "+hostAddr+"/24 dev eth0", "route add default via "+nettest.Router4); err != nil {
@@ -247,7 +248,15 @@ func (h *whole) off(t *testing.T) {
 		<-ended
 	}
 	h.nspawn, h.leader = nil, 0
-	if err := h.node.Close(); err != nil {
+	h.unplug(t)
+}
+
+// unplug takes a host that is off from the LAN. The kernel ends its network at its
+// leisure: an old boot's NIC would go on to answer for a second beside the new
+// one, with the same addresses, and the switch would not know whom to believe.
+func (h *whole) unplug(t *testing.T) {
+	t.Helper()
+	if err := errors.Join(h.lan.Switch.IP(context.Background(), "link del "+h.cable), h.node.Close()); err != nil {
 		t.Error(err)
 	}
 }
@@ -259,9 +268,7 @@ func (h *whole) cut(t *testing.T) {
 	_ = h.nspawn.Process.Kill()
 	_ = h.nspawn.Wait() // killed
 	h.nspawn, h.leader = nil, 0
-	if err := h.node.Close(); err != nil {
-		t.Error(err)
-	}
+	h.unplug(t)
 }
 
 // command is a command that will run on the host.

@@ -165,10 +165,10 @@ func (h *managed) start(t *testing.T, address string) {
 	if h.node, err = nettest.NewNode(ctx, "managed-host", ""); err != nil {
 		t.Fatal(err)
 	}
-	port := fmt.Sprintf("p-managed%d", h.boots)
+	h.cable = fmt.Sprintf("p-managed%d", h.boots)
 	if err := h.lan.Switch.IP(ctx,
-		fmt.Sprintf("link add %s type veth peer name %s address %s netns %d", port, managedNIC, managedMAC, h.node.PID()),
-		fmt.Sprintf("link set %s master lan0 up", port)); err != nil {
+		fmt.Sprintf("link add %s type veth peer name %s address %s netns %d", h.cable, managedNIC, managedMAC, h.node.PID()),
+		fmt.Sprintf("link set %s master lan0 up", h.cable)); err != nil {
 		t.Fatal(err)
 	}
 	notify := filepath.Join(h.dir, "notify")
@@ -386,8 +386,11 @@ func (h *managed) network(t *testing.T) string {
 		line := fmt.Sprintf("link %v master %v mtu %v", l["ifname"], l["master"], l["mtu"])
 		infos, _ := l["addr_info"].([]any)
 		for _, i := range infos {
-			if a := i.(map[string]any); a["scope"] != "link" {
+			switch a := i.(map[string]any); {
+			case a["scope"] != "link":
 				line += fmt.Sprintf(" %v/%v", a["local"], a["prefixlen"])
+			case a["dadfailed"] != nil:
+				line += fmt.Sprintf(" (%v is somebody else's too)", a["local"])
 			}
 		}
 		out = append(out, line)
