@@ -2,6 +2,8 @@ package hostconf
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 
@@ -50,6 +52,27 @@ func (ifupdown2) permanent(t tree, p host.Profile, d Description) ([]file, error
 	leases, err := permanentLeases(t, p, d)
 	return slices.Concat(out, leases), err
 }
+
+// release turns IPv6 on again, which ifupdown2 turns off on every port of a bridge and
+// on again when it takes one out: what moves back has IPv6 addresses.
+func (ifupdown2) release(_ context.Context, t tree, p host.Profile, _ Description) error {
+	usual := t.text(conf6 + "default/disable_ipv6")
+	if usual == "" {
+		return nil // the kernel has no IPv6
+	}
+	for _, nic := range strings.Fields(p.Uplinks) {
+		file := conf6 + nic + "/disable_ipv6"
+		if t.text(file) == usual || !t.exists(file) {
+			continue
+		}
+		if err := os.WriteFile(t.path(file), []byte(usual+"\n"), 0o644); err != nil {
+			return fmt.Errorf("turn IPv6 of %s on again: %w", nic, err)
+		}
+	}
+	return nil
+}
+
+const conf6 = "/proc/sys/net/ipv6/conf/"
 
 // byOptions is the lines that make the bridge for ifupdown2
 // (ifupdown-addons-interfaces(5)). Without the regular expression "ifreload" would

@@ -137,6 +137,9 @@ func (h *Host) takeNeighbours(from, to int) error {
 			ae.Bytes(unix.NDA_DST, n.Addr.AsSlice())
 			ae.Bytes(unix.NDA_LLADDR, mac)
 		})
+		if n.Addr.Is6() && errors.Is(err, unix.EINVAL) {
+			continue // IPv6 is switched off on that link
+		}
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("tell of neighbour %s: %w", n.Addr, err)
 		}

@@ -383,7 +383,8 @@ func (h *managed) network(t *testing.T) string {
 	t.Helper()
 	var out []string
 	for _, l := range h.ip(t, "addr") {
-		line := fmt.Sprintf("link %v master %v mtu %v", l["ifname"], l["master"], l["mtu"])
+		line := fmt.Sprintf("link %v master %v mtu %v ipv6 off %s", l["ifname"], l["master"], l["mtu"],
+			strings.TrimSpace(h.run(t, "cat", fmt.Sprintf("/proc/sys/net/ipv6/conf/%v/disable_ipv6", l["ifname"]))))
 		infos, _ := l["addr_info"].([]any)
 		for _, i := range infos {
 			switch a := i.(map[string]any); {
