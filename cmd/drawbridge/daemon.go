@@ -230,6 +230,7 @@ func (d *running) openHost() (err error) {
 	if ownsNetwork() {
 		d.profiles = hostconf.NewProfiles(d.runDir, d.stateDir, func(note string) { d.log.Warn("host's own network files", "note", note) })
 		d.host.Handle(d.profiles, host.KindProfile)
+		d.host.Handle(hostconf.NewHandsOff(d.runDir, func(note string) { d.log.Warn("host's own network managers", "note", note) }), host.KindUnmanaged)
 	}
 	return nil
 }

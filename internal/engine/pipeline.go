@@ -142,7 +142,7 @@ func (e *Engine) look(ctx context.Context) (render.Facts, error) {
 	}
 	maps.Copy(seen, probe)
 	_, six := probe[host.SysctlKey(forwarding6)]
-	return render.Facts{Seen: seen, Seed: e.Seed, KernelIPv6: six, Resolved: e.Resolved(ctx)}, nil
+	return render.Facts{Seen: seen, Seed: e.Seed, KernelIPv6: six, Resolved: e.Resolved(ctx), HandsOff: e.Manager != nil}, nil
 }
 
 // lookCloser adds to seen what can only be seen by asking for it.

@@ -37,6 +37,7 @@ const (
 	KindResolver    Kind = "resolver"
 	KindProfile     Kind = "profile"
 	KindAccept      Kind = "accept"
+	KindUnmanaged   Kind = "unmanaged"
 )
 
 // Key identifies one thing on a host. Name is unique within its kind and is

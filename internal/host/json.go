@@ -50,7 +50,7 @@ var decoders = map[Kind]func([]byte) (Resource, error){
 	KindTable: decode[Table], KindSet: decode[Set], KindChain: decode[Chain], KindElement: decode[Element],
 	KindPool: decode[Pool], KindReservation: decode[Reservation], KindRouter: decode[Router], KindZone: decode[Zone],
 	KindGuest: decode[Guest], KindResolver: decode[Resolver],
-	KindProfile: decode[Profile], KindAccept: decode[Accept],
+	KindProfile: decode[Profile], KindAccept: decode[Accept], KindUnmanaged: decode[Unmanaged],
 }
 
 func decode[R Resource](b []byte) (Resource, error) {

@@ -47,3 +47,20 @@ func (Profile) resource() {}
 
 // ProfileKey is the key of the profile of a bridge.
 func ProfileKey(stage, bridge string) Key { return Key{KindProfile, stage + " " + bridge} }
+
+// Unmanaged says that links of some names are none of the business of the host's
+// own network managers, whichever run and will run: guests' ports, and bridges that
+// only guests are in. A manager that does not know may give such a link addresses, take
+// it down or pull it off its bridge when it is started anew. It ends with the boot.
+type Unmanaged struct {
+	// Links is a link's name, or a pattern with * as in a shell.
+	Links string
+}
+
+// Key is the pattern.
+func (u Unmanaged) Key() Key { return Key{KindUnmanaged, u.Links} }
+
+// Needs nothing: it comes before the links.
+func (Unmanaged) Needs() []Key { return nil }
+
+func (Unmanaged) resource() {}

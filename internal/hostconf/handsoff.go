@@ -27,7 +27,7 @@ func reservation(t tree, bridge string) []file {
 // and a "systemctl daemon-reload" writes all of netplan's anew. Then it is waited
 // for, or it would put back, some milliseconds later, what was moved from the link.
 func reserve(ctx context.Context, t tree, link, bridge string) error {
-	if !t.running("systemd-network") || !networkdMayTake(t, bridge) {
+	if !t.running("systemd-network") || !networkdMayTake(t, bridge, t.mac(link)) {
 		return nil
 	}
 	if err := networkdReload(ctx); err != nil {
@@ -49,9 +49,10 @@ func reserve(ctx context.Context, t tree, link, bridge string) error {
 }
 
 // networkdMayTake says whether one of networkd's files may match a bridge of this
-// name: all do for which the name or kind that they want does not say otherwise
-// (systemd.network(5)).
-func networkdMayTake(t tree, bridge string) bool {
+// name and hardware address, "" for one that no file names: all do for which what
+// they want does not say otherwise (systemd.network(5)). Only hardware has a permanent
+// address, a path, and a driver of another name than "bridge" and "tun".
+func networkdMayTake(t tree, bridge, mac string) bool {
 	byName := map[string]string{}
 	for _, top := range networkdFolders {
 		for _, f := range t.glob(top + "/systemd/network/*.network") {
@@ -79,6 +80,12 @@ func networkdMayTake(t tree, bridge string) bool {
 				other = other || value != "" && !strings.ContainsAny(value, "*?[!") && !slices.Contains(strings.Fields(value), "bridge")
 			case key == "Type":
 				other = other || value == "wlan" || value == "wwan" || value == "loopback"
+			case key == "PermanentMACAddress", key == "Path", key == "WLANInterfaceType", key == "SSID":
+				other = other || value != ""
+			case key == "Driver":
+				other = other || value != "" && !strings.ContainsAny(value, "*?[!")
+			case key == "MACAddress":
+				other = other || value != "" && (mac == "" || !strings.Contains(strings.ToLower(value), mac))
 			}
 		})
 		if !other {
@@ -92,15 +99,3 @@ func networkdMayTake(t tree, bridge string) bool {
 // than duplicate address detection (RFC 4862 section 5.4), the last thing it waits
 // for where no server or router keeps it waiting.
 const restPatience = 3 * time.Second
-
-// handsOffFiles are where the managers are told that links of these names (with
-// * as in a shell) are none of theirs, and how.
-func handsOffFiles(names []string) []file {
-	return []file{
-		{
-			Path: "/run/systemd/network/06-drawbridge.network",
-			After: []byte("# Drawbridge: guests' ports and their bridges are none of networkd's.\n[Match]\nName=" +
-				strings.Join(names, " ") + "\n\n[Link]\nUnmanaged=yes\n"),
-		},
-	}
-}

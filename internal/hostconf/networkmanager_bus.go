@@ -99,6 +99,16 @@ func (b nmBus) reload(ctx context.Context) error {
 	return nil
 }
 
+// reloadConf makes it read NetworkManager.conf and what belongs to that again, and
+// nothing else (flag 1 of Reload, org.freedesktop.NetworkManager(5)).
+func (b nmBus) reloadConf(ctx context.Context) error {
+	err := b.Object(nmName, "/org/freedesktop/NetworkManager").CallWithContext(ctx, nmName+".Reload", 0, uint32(1)).Err
+	if err != nil {
+		return fmt.Errorf("ask NetworkManager to read its configuration: %w", err)
+	}
+	return nil
+}
+
 // nmHas says what is missing until a link has a connection, and is at least in
 // that state with it.
 func nmHas(ctx context.Context, link, uuid string, state uint32) error {

@@ -4,6 +4,7 @@ import (
 	"encoding/xml"
 	"net/netip"
 	"path"
+	"slices"
 	"strings"
 )
 
@@ -151,13 +152,18 @@ func takersIn(t tree, links []string) []Taker {
 	if !t.running("systemd-network") {
 		return nil
 	}
-	ours := ""
+	var ours []string
 	for _, file := range t.glob("/run/systemd/network/06-drawbridge*.network") {
-		ours += " " + strings.ReplaceAll(t.text(file), "\n", " ")
+		settings(parseSections(t.text(file)), func(section, key, value string) {
+			if section == "Match" && key == "Name" {
+				ours = append(ours, strings.Fields(value)...)
+			}
+		})
 	}
 	var all []Taker
 	for _, link := range links {
-		if !networkdMayTake(t, link) || strings.Contains(ours+" ", "="+link+" ") || strings.Contains(ours+" ", " "+link+" ") {
+		told := slices.ContainsFunc(ours, func(pattern string) bool { ok, _ := path.Match(pattern, link); return ok })
+		if told || !networkdMayTake(t, link, t.mac(link)) {
 			continue
 		}
 		all = append(all, Taker{

@@ -10,9 +10,11 @@ import (
 // opposite order. Rules come before links, so that there is no moment in which
 // a guest could be reached or reach out unfiltered. A parameter of the whole
 // host (forwarding) comes after those of single links: a link that needs
-// accept_ra=2 must have it before forwarding goes on.
+// accept_ra=2 must have it before forwarding goes on. The host's own network manager
+// must know of a link before that appears.
 var rank = map[host.Kind]int{
-	host.KindTable: 0, host.KindSet: 1, host.KindChain: 2, host.KindElement: 3, host.KindAccept: 3,
+	host.KindUnmanaged: -1,
+	host.KindTable:     0, host.KindSet: 1, host.KindChain: 2, host.KindElement: 3, host.KindAccept: 3,
 	host.KindLink: 4, host.KindAddress: 6, host.KindRule: 7, host.KindRoute: 9, host.KindSysctl: 11,
 	host.KindGuest: 13, host.KindReservation: 14, host.KindPool: 15, host.KindRouter: 16,
 	host.KindZone: 17, host.KindResolver: 18,

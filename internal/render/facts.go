@@ -29,6 +29,9 @@ type Facts struct {
 	// Manager is the host's own network manager, as host.Profile names it; "" if
 	// nobody looked.
 	Manager string
+	// HandsOff is true where the host's own network managers can be told which links
+	// are none of theirs.
+	HandsOff bool
 	// Now is the time in seconds since 1970, for what ends by itself.
 	Now int64
 

@@ -116,6 +116,9 @@ func disjoint(a, b spec.Network) error {
 	return nil
 }
 
+// portNames is what guests' ports are called, by this program and by libvirt.
+const portNames = "vnet*"
+
 // Wish compiles all started networks of a valid document. The ruleset is part
 // of it as soon as one network runs.
 func Wish(d spec.Document, f Facts) (host.Wish, []Note, error) {
@@ -161,6 +164,9 @@ func Wish(d spec.Document, f Facts) (host.Wish, []Note, error) {
 		mode, err := ModeOf(n.Mode)
 		if err != nil {
 			return all, nil, err
+		}
+		if f.HandsOff {
+			all.Present.Add(host.Unmanaged{Links: portNames})
 		}
 		w, said, err := mode.Render(n, f)
 		if err := add(n, w, said, err); err != nil {

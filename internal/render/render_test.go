@@ -73,7 +73,7 @@ func TestWishGolden(t *testing.T) {
 		"isolated": {Name: "lab", Mode: "isolated", Started: true, IPv6: spec.IPv6Off},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := Facts{Seen: lan(), Seed: "seed", KernelIPv6: true, Resolved: true}
+			f := Facts{Seen: lan(), Seed: "seed", KernelIPv6: true, Resolved: true, HandsOff: true}
 			d, err := Settle(spec.Document{}, doc(n), f)
 			if err != nil {
 				t.Fatal(err)

@@ -24,6 +24,9 @@ func switchAndServices(w *host.Wish, n spec.Network, f Facts, s services) {
 		Name: n.Bridge, Type: host.TypeBridge, MAC: n.MAC, MTU: n.EffectiveMTU(), Up: true,
 		Alias: "drawbridge network " + string(n.Name),
 	})
+	if f.HandsOff {
+		w.Present.Add(host.Unmanaged{Links: n.Bridge})
+	}
 	_, six := n.Subnet6()
 	if f.KernelIPv6 {
 		w.Present.Add(

@@ -194,6 +194,8 @@ type pinger struct {
 	sent     chan int
 	mu       sync.Mutex
 	received map[int]bool
+	last     time.Time     // when the last reply came
+	gap      time.Duration // the longest between two replies
 }
 
 const pingEvery = 10 * time.Millisecond
@@ -249,6 +251,11 @@ func (p *pinger) receive() {
 		if echo, ok := m.Body.(*icmp.Echo); ok && len(echo.Data) == 8 {
 			p.mu.Lock()
 			p.received[int(binary.BigEndian.Uint64(echo.Data))] = true
+			now := time.Now()
+			if !p.last.IsZero() {
+				p.gap = max(p.gap, now.Sub(p.last))
+			}
+			p.last = now
 			p.mu.Unlock()
 		}
 	}
@@ -259,6 +266,16 @@ func (p *pinger) count() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.received)
+}
+
+// longest is how long it took at most from one reply to the next since it was asked
+// last.
+func (p *pinger) longest() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	gap := p.gap
+	p.gap = 0
+	return gap
 }
 
 // more waits until that many further replies came.
