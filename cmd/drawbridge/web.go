@@ -44,7 +44,7 @@ func (d *running) newServer() (*rest.Server, error) {
 		return nil, err
 	}
 	return rest.New(rest.Config{
-		Engine: d.engine, Log: d.log, Version: version(), Modes: modes(), ServicesPID: d.servicesPID, Doctor: d.doctor(), Keys: keys, Web: d.web,
+		Engine: d.engine, Log: d.log, Version: version(), Modes: modes(), ServicesPID: d.servicesPID, Doctor: d.doctor(), Keys: keys, Web: d.web, Sources: d.sources(),
 	}), nil
 }
 

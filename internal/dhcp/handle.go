@@ -13,6 +13,7 @@ func (s *service) handle(data []byte, b *batch) error {
 	if err != nil {
 		return err
 	}
+	r.came = b.began
 	if s.table == nil {
 		return dropError{dropNoPool}
 	}
@@ -88,7 +89,7 @@ func (s *service) refuse(r *request, addr uint32, b *batch) {
 	leases, undos := s.table.release(r.who, addr, s.now())
 	b.put, b.undo = append(b.put, leases...), append(b.undo, undos...)
 	s.counts.Nak++
-	b.now = append(b.now, build(s.pool, r, answer{
+	b.reply(r, build(s.pool, r, answer{
 		kind: dhcpv4.MessageTypeNak, message: "address " + toAddr(addr).String() + " is not for this client on this network",
 	}))
 }
@@ -135,7 +136,7 @@ func (s *service) inform(r *request, b *batch) error {
 		return dropError{dropState}
 	}
 	s.counts.Ack++
-	b.now = append(b.now, build(s.pool, r, answer{kind: dhcpv4.MessageTypeAck, name: s.name(r.who.mac)}))
+	b.reply(r, build(s.pool, r, answer{kind: dhcpv4.MessageTypeAck, name: s.name(r.who.mac)}))
 	return nil
 }
 
@@ -147,13 +148,13 @@ func (s *service) deliver(p *probe, b *batch) {
 	if !p.ack {
 		s.table.offer(p.r.who, p.addr, s.now())
 		s.counts.Offer++
-		b.now = append(b.now, build(s.pool, p.r, a))
+		b.reply(p.r, build(s.pool, p.r, a))
 		return
 	}
 	a.kind, a.rapid = dhcpv4.MessageTypeAck, p.r.kind == dhcpv4.MessageTypeDiscover
 	leases, undos := s.table.bind(p.r.who, p.addr, p.r.hostname, s.now()+int64(a.seconds), s.now())
 	b.put, b.undo = append(b.put, leases...), append(b.undo, undos...)
-	b.then = append(b.then, build(s.pool, p.r, a))
+	b.then, b.thenCame = append(b.then, build(s.pool, p.r, a)), append(b.thenCame, p.r.came)
 }
 
 // sayFull tells the operator, once a minute at most.

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 )
@@ -11,6 +12,8 @@ import (
 // request is a client's message, checked as far as that goes without knowing
 // the pool.
 type request struct {
+	// came is when it was received.
+	came time.Time
 	msg  *dhcpv4.DHCPv4
 	kind dhcpv4.MessageType
 	who  client

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"drawbridge/internal/host"
+	"drawbridge/internal/latency"
 )
 
 // batchSize is how many messages are handled before the lock is given up.
@@ -33,6 +34,7 @@ type service struct {
 	budget       probeBudget
 	counts       Stats
 	fullSaid     time.Time
+	latency      latency.Histogram
 }
 
 func newService(bridge string, leases *Leases, log *slog.Logger, room *Room) *service {
@@ -130,7 +132,11 @@ func (s *service) arpLoop(conn Conn) {
 
 // batch is what a turn of the loop wants to be done once the lock is given up.
 type batch struct {
-	now []Reply
+	// began is when the turn began: when the messages came that are handled in it.
+	began time.Time
+	now   []Reply
+	// nowCame and thenCame are when the messages came that are answered.
+	nowCame, thenCame []time.Time
 	// put must be on disk before the replies in then leave; undo takes back
 	// what could not be put there.
 	put  []Lease
@@ -142,7 +148,7 @@ type batch struct {
 // process runs f with the lock held, then does what it wants to be done. What
 // must be stored is queued under the lock, in the order in which it came about.
 func (s *service) process(f func(*batch)) {
-	var b batch
+	b := batch{began: time.Now()}
 	s.mu.Lock()
 	f(&b)
 	conn := s.conn
@@ -158,12 +164,12 @@ func (s *service) process(f func(*batch)) {
 			s.count(func(c *Stats) { c.SendErrors++ })
 		}
 	}
-	s.send(conn, b.now)
+	s.send(conn, b.now, b.nowCame)
 }
 
 // store has a batch's leases put on disk, and its replies sent after that.
 func (s *service) store(conn Conn, t *table, b *batch) {
-	put, then, undos := b.put, b.then, b.undo
+	put, then, came, undos := b.put, b.then, b.thenCame, b.undo
 	s.leases.commit(job{put: put, done: func(err error) {
 		if err != nil {
 			s.takeBack(t, undos)
@@ -171,17 +177,26 @@ func (s *service) store(conn Conn, t *table, b *batch) {
 		}
 		s.count(func(c *Stats) { c.Ack += uint64(len(then)) })
 		if conn != nil {
-			s.send(conn, then)
+			s.send(conn, then, came)
 		}
 	}})
 }
 
-func (s *service) send(conn Conn, replies []Reply) {
+// reply answers r in this turn.
+func (b *batch) reply(r *request, reply Reply) {
+	b.now, b.nowCame = append(b.now, reply), append(b.nowCame, r.came)
+}
+
+func (s *service) send(conn Conn, replies []Reply, came []time.Time) {
 	if len(replies) == 0 {
 		return
 	}
 	if err := conn.Send(replies); err != nil {
 		s.count(func(c *Stats) { c.SendErrors++ })
+	}
+	now := time.Now()
+	for _, at := range came {
+		s.latency.Observe(now.Sub(at), 1)
 	}
 }
 

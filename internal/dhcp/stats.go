@@ -1,6 +1,10 @@
 package dhcp
 
-import "maps"
+import (
+	"maps"
+
+	"drawbridge/internal/latency"
+)
 
 // Stats are the counters of one bridge since its service was begun, and its
 // pool as it is now.
@@ -28,6 +32,10 @@ type Stats struct {
 	// PoolSize is the number of addresses in the range, PoolUsed how many of
 	// them are in use or offered.
 	PoolSize, PoolUsed int
+
+	// Latency is over all replies, from receiving the message to handing over the
+	// reply, a probe and the storing of the lease included.
+	Latency latency.Snapshot
 }
 
 func (s *service) stats() Stats {
@@ -35,6 +43,7 @@ func (s *service) stats() Stats {
 	defer s.mu.Unlock()
 	out := s.counts
 	out.Dropped = maps.Clone(s.counts.Dropped)
+	out.Latency = s.latency.Snapshot()
 	out.Bridge, out.Serving = s.bridge, s.conn != nil
 	if s.table != nil {
 		out.Network = s.pool.Network

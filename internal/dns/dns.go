@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"drawbridge/internal/host"
+	"drawbridge/internal/latency"
 	"drawbridge/internal/plan"
 )
 
@@ -207,14 +208,14 @@ type Stats struct {
 	// dropped. Outside counts packets from addresses that are not of the bridge's
 	// subnets; they are dropped.
 	Malformed, Outside uint64
-	// Latency is the sum over all answers of the time from receiving the question
-	// to handing over the answer.
-	Latency time.Duration
+	// Latency is over all answers, from receiving the question to handing over the
+	// answer.
+	Latency latency.Snapshot
 }
 
 type counters struct {
 	queries, local, cached, forwarded, failed, malformed, outside atomic.Uint64
-	latency                                                       atomic.Int64
+	latency                                                       latency.Histogram
 }
 
 // Stats returns the counts of each bridge that ever had a zone.
@@ -227,7 +228,7 @@ func (s *Server) Stats() map[string]Stats {
 		out[bridge] = Stats{
 			Queries: c.queries.Load(), Local: c.local.Load(), Cached: c.cached.Load(),
 			Forwarded: c.forwarded.Load(), Failed: c.failed.Load(), Malformed: c.malformed.Load(),
-			Outside: c.outside.Load(), Latency: time.Duration(c.latency.Load()),
+			Outside: c.outside.Load(), Latency: c.latency.Snapshot(),
 		}
 	}
 	return out

@@ -460,7 +460,7 @@ func TestSockets(t *testing.T) {
 	for limit := time.Now().Add(5 * time.Second); st.Queries < 24 && time.Now().Before(limit); <-looks.C {
 		st = s.Stats()["lo"]
 	}
-	if st.Queries != 24 || st.Local != 24 || st.Outside != 0 || st.Latency <= 0 {
+	if st.Queries != 24 || st.Local != 24 || st.Outside != 0 || st.Latency.Sum <= 0 || st.Latency.Count() != 24 {
 		t.Errorf("counted %+v, want 24 queries answered from the table", st)
 	}
 }

@@ -248,7 +248,7 @@ func (a *asked) fail(rcode int, code uint16, text string) {
 }
 
 func (a *asked) finish(b []byte) {
-	a.zone.stats.latency.Add(int64(time.Since(a.began)))
+	a.zone.stats.latency.Observe(time.Since(a.began), 1)
 	a.send(b)
 }
 

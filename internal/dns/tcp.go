@@ -143,7 +143,7 @@ func (s *Server) serveConn(ctx context.Context, bridge string, client netip.Addr
 			n = copy(out[2:], <-answers)
 		}
 		if src != fromNowhere {
-			z.stats.latency.Add(int64(time.Since(began)))
+			z.stats.latency.Observe(time.Since(began), 1)
 		}
 		binary.BigEndian.PutUint16(out, uint16(n))
 		_ = conn.SetWriteDeadline(time.Now().Add(writeTime))

@@ -87,5 +87,7 @@ func (s *Server) serveBatch(r *receiver, n int, bridge string, conn *net.UDPConn
 	z.stats.local.Add(local)
 	z.stats.cached.Add(cached)
 	// One look at the clock for the batch: each of its answers left by now.
-	z.stats.latency.Add(int64(time.Since(began)) * int64(local+cached))
+	if n := local + cached; n > 0 {
+		z.stats.latency.Observe(time.Since(began), n)
+	}
 }

@@ -32,11 +32,15 @@ type stream struct {
 	in   *bufio.Scanner
 }
 
-func open(t *testing.T, socket, query, lastID string) *stream {
-	t.Helper()
-	c := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+func unixClient(socket string) *http.Client {
+	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	}}}
+}
+
+func open(t *testing.T, socket, query, lastID string) *stream {
+	t.Helper()
+	c := unixClient(socket)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://drawbridge/v1/events"+query, nil)
 	if err != nil {
 		t.Fatal(err)

@@ -40,7 +40,8 @@ type feed struct {
 	wake      chan struct{}
 	listeners int
 	dropped   uint64
-	counts    map[engine.EventKind]uint64
+	// kinds and results count events, and how changes ended.
+	kinds, results map[string]uint64
 }
 
 // frame is one event as it goes over the wire.
@@ -51,7 +52,7 @@ type frame struct {
 }
 
 func newFeed(run string, now func() time.Time) *feed {
-	return &feed{run: run, now: now, first: 1, counts: map[engine.EventKind]uint64{}}
+	return &feed{run: run, now: now, first: 1, kinds: map[string]uint64{}, results: map[string]uint64{}}
 }
 
 func (f *feed) id(n uint64) string { return f.run + "-" + strconv.FormatUint(n, 10) }
@@ -63,7 +64,10 @@ func (f *feed) last() uint64 { return f.first + uint64(len(f.frames)) - 1 }
 func (f *feed) add(e engine.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.counts[e.Kind]++
+	f.kinds[string(e.Kind)]++
+	if e.Kind == engine.ChangeEvent && slices.Contains(results(), e.Action) {
+		f.results[e.Action]++
+	}
 	id := f.id(f.last() + 1)
 	out := frame{at: e.Time, kind: string(e.Kind), network: string(e.Network)}
 	out.text = encodeEvent(api.Event{

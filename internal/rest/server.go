@@ -99,6 +99,8 @@ type Config struct {
 	Modes []api.Mode
 	// ServicesPID is the process of the guest services, or 0.
 	ServicesPID func() int
+	// Sources of metrics beside the engine.
+	Sources Sources
 	// Now is the wall clock, Boottime CLOCK_BOOTTIME in nanoseconds.
 	Now      func() time.Time
 	Boottime func() int64
@@ -234,6 +236,7 @@ func (s *Server) register() {
 	s.registerEvents()
 	s.registerLog()
 	s.registerDoctor()
+	s.registerMetrics()
 	s.registerWeb()
 	s.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json")

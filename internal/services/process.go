@@ -182,6 +182,8 @@ func (p *Process) answer(ctx context.Context, m message, files []*os.File) messa
 		err = p.keepLeases(*m.Keep)
 	case m.Report:
 		reply.Told = p.report()
+	case m.Count:
+		reply.Counted = &Counts{DHCP: p.dhcp.Stats(), DNS: p.dns.Stats()}
 	}
 	if err != nil {
 		reply.Error = err.Error()

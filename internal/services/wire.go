@@ -28,6 +28,7 @@ type message struct {
 	Leases     bool           `json:"leases,omitempty"`
 	Watch      bool           `json:"watch,omitempty"`
 	Report     bool           `json:"report,omitempty"`
+	Count      bool           `json:"count,omitempty"`
 	Neighbours *neighbourList `json:"neighbours,omitempty"`
 	Stop       bool           `json:"stop,omitempty"`
 	// Keep forgets the leases of all networks but these.
@@ -40,6 +41,7 @@ type message struct {
 	LeaseSet []dhcp.Lease   `json:"lease_set,omitempty"`
 	Change   *dhcp.Change   `json:"change,omitempty"`
 	Told     *Report        `json:"told,omitempty"`
+	Counted  *Counts        `json:"counted,omitempty"`
 }
 
 // socketSet announces the descriptors that come with the message, one for each
