@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"time"
 
 	"drawbridge/internal/diagnose"
 	"drawbridge/internal/host"
@@ -22,6 +23,7 @@ type firewalls struct {
 	mu    sync.Mutex
 	seen  uint32
 	rules *ruleset.Ruleset
+	at    time.Time
 	// ours counts our own tables: often there are no others.
 	ours  int
 	asked string
@@ -49,17 +51,21 @@ func (f *firewalls) Accepts(ctx context.Context, doc spec.Document, seen host.St
 	return f.list, nil
 }
 
+// believed is how long rules are taken for unchanged because nobody was seen to
+// change them: the count of changes is right unless an own one was empty.
+const believed = 30 * time.Second
+
 // read reads the rules if others changed some.
 func (f *firewalls) read(ctx context.Context) (anew bool, err error) {
 	now, err := f.RulesOfOthers()
-	if err != nil || f.rules != nil && now == f.seen {
+	if err != nil || f.rules != nil && now == f.seen && time.Since(f.at) < believed {
 		return false, err
 	}
 	rules, err := f.Rules(ctx)
 	if err != nil {
 		return false, err
 	}
-	f.seen, f.rules, f.ours = now, rules, 0
+	f.seen, f.rules, f.ours, f.at = now, rules, 0, time.Now()
 	for _, t := range rules.Tables {
 		if ruleset.OwnerOfTable(t) == ruleset.Drawbridge {
 			f.ours++

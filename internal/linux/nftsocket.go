@@ -121,8 +121,8 @@ func (s *nftSocket) transact(msgs []nftMessage) error {
 		return err
 	}
 	err := s.send(msgs)
-	// One step further is what we did.
-	if now, genErr := s.generation(); genErr == nil && now == s.last+1 {
+	// One step further is what we did; if we were refused, it is what others did.
+	if now, genErr := s.generation(); err == nil && genErr == nil && now == s.last+1 {
 		s.last = now
 	}
 	return err
