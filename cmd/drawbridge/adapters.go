@@ -99,6 +99,18 @@ func (g guests) KeepLeases(_ context.Context, networks []spec.NetworkName) error
 	return g.Adapter.KeepLeases(names)
 }
 
+func (g guests) Heard(context.Context) ([]engine.Heard, error) {
+	all, err := g.Adapter.Heard()
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil // no process was ever needed
+	}
+	var out []engine.Heard
+	for _, h := range all {
+		out = append(out, engine.Heard(h))
+	}
+	return out, err
+}
+
 func leaseView(l dhcp.Lease) engine.Lease {
 	return engine.Lease{Network: spec.NetworkName(l.Network), MAC: l.MAC, Address: l.Addr.String(), Hostname: l.Hostname, Expires: l.Expires}
 }
@@ -135,6 +147,8 @@ func (o opener) OpenDNS(bridge string, addr netip.Addr) (udp, tcp *os.File, err 
 }
 
 func (o opener) OpenRA(bridge string) (*os.File, error) { return linux.OpenRA(bridge) }
+
+func (o opener) OpenSnoop(tap string) (*os.File, error) { return linux.OpenSnoop(tap) }
 
 func (o opener) Index(link string) int { return o.Host.Index(link) }
 

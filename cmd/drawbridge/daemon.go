@@ -225,7 +225,7 @@ func (d *running) openHost() (err error) {
 	d.resolved = hostconf.NewResolved("")
 	d.host = txn.NewMux()
 	d.host.Handle(d.linux, d.linux.Kinds()...)
-	d.host.Handle(d.adapter, host.KindPool, host.KindReservation, host.KindRouter, host.KindZone, host.KindGuest)
+	d.host.Handle(d.adapter, host.KindPool, host.KindReservation, host.KindRouter, host.KindZone, host.KindGuest, host.KindSnoop)
 	d.host.Handle(d.resolved, host.KindResolver)
 	if ownsNetwork() {
 		d.profiles = hostconf.NewProfiles(d.runDir, d.stateDir, func(note string) { d.log.Warn("host's own network files", "note", note) })

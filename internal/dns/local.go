@@ -190,10 +190,30 @@ func (s *Server) reverse(q *question, t *tables, client *zone) (found, bool) {
 			return s.inSubnet(q, addr, bits, subnet, z, client), true
 		}
 	}
+	if f, ok := s.onLAN(q, addr, bits, t, client); ok {
+		return f, true
+	}
 	if never(addr, bits) || private(addr, bits) && !s.upstream.isPrivate() {
 		return found{what: nowhere}, true
 	}
 	return client.elsewhere(), true
+}
+
+// onLAN answers for a guest's address on a network whose subnets are not ours: for
+// that one alone, everything around it is for others to say.
+func (s *Server) onLAN(q *question, addr netip.Addr, bits int, t *tables, client *zone) (found, bool) {
+	if bits != addr.BitLen() || q.labels != 2+map[int]int{32: 4, 128: 32}[bits] {
+		return found{}, false
+	}
+	for _, z := range t.all {
+		if z.Addr4.IsValid() || z.Addr6.IsValid() || !client.sees(z) {
+			continue
+		}
+		if label, ok := s.Names.Name(z.Bridge, addr); ok {
+			return found{what: exists, zone: z, ptr: label, ptrOrigin: z.origin}, true
+		}
+	}
+	return found{}, false
 }
 
 // inSubnet answers for a reverse name in the subnet of z. The zone is cut at the

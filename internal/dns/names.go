@@ -212,6 +212,19 @@ func (n *Names) SetNeighbour(bridge, mac string, addr netip.Addr) {
 	})
 }
 
+// SetSeen enters an address, of either family, that the guest behind a port was
+// heard to use there. Others keep theirs, whatever it says.
+func (n *Names) SetSeen(bridge, mac string, addr netip.Addr) {
+	n.edit(bridge, mac, func(s *station) {
+		if len(s.neighbours) < maxNeighbours && !slices.Contains(s.neighbours, addr) {
+			s.neighbours = append(slices.Clip(s.neighbours), addr)
+		}
+	})
+}
+
+// RemoveSeen takes the address back.
+func (n *Names) RemoveSeen(bridge, mac string, addr netip.Addr) { n.RemoveNeighbour(bridge, mac, addr) }
+
 // RemoveNeighbour takes the address back.
 func (n *Names) RemoveNeighbour(bridge, mac string, addr netip.Addr) {
 	n.edit(bridge, mac, func(s *station) { s.dropNeighbour(addr) })

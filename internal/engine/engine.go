@@ -101,6 +101,9 @@ type Services interface {
 	Leases(ctx context.Context) ([]Lease, error)
 	// KeepLeases forgets the leases of all networks but these.
 	KeepLeases(ctx context.Context, networks []spec.NetworkName) error
+	// Heard lists the addresses that guests on ports were heard to use, where others
+	// give them out.
+	Heard(ctx context.Context) ([]Heard, error)
 	// Problems lists what keeps services from working, one line each.
 	Problems() []string
 }

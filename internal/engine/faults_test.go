@@ -128,6 +128,7 @@ func (m *machine) state() host.State {
 type noLeases struct{}
 
 func (noLeases) Leases(context.Context) ([]engine.Lease, error) { return nil, nil }
+func (noLeases) Heard(context.Context) ([]engine.Heard, error)  { return nil, nil }
 func (noLeases) Problems() []string                             { return nil }
 func (noLeases) KeepLeases(context.Context, []spec.NetworkName) error {
 	return nil

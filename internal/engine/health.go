@@ -64,6 +64,9 @@ func (e *Engine) Examine(ctx context.Context) (Examination, error) {
 	v.Leases = nameLeases(v.Leases, v.Ports, doc)
 	fillAddresses(v.Ports, v.Leases, doc)
 	addNeighbours(v.Ports, x.Neighbours)
+	if heard, err := e.Services.Heard(ctx); err == nil { // else they are not known just now
+		addHeard(v.Ports, heard)
+	}
 	d, err := e.planFor(ctx, e.without(doc, e.held), facts)
 	if err != nil {
 		v.Problems = append(v.Problems, err.Error())

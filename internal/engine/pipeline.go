@@ -109,6 +109,7 @@ func (e *Engine) planFor(ctx context.Context, doc spec.Document, facts render.Fa
 	ledger := e.Store.Ledger()
 	notes = append(notes, e.wishAccepts(ctx, &wish, doc, facts, ledger)...)
 	foreign := e.wishPorts(&wish, ledger, facts.Seen, e.hairpins(ctx, doc, facts.Seen))
+	e.wishSnoops(&wish, ledger, doc, facts.Seen)
 	ownDoors(ledger, wish)
 	if err := e.lookCloser(ctx, facts.Seen, wish, ledger); err != nil {
 		return draft{}, err
@@ -118,6 +119,7 @@ func (e *Engine) planFor(ctx context.Context, doc spec.Document, facts render.Fa
 		return draft{}, err
 	}
 	e.disownPorts(p.Ledger, foreign)
+	disownSnoops(p.Ledger, wish, facts.Seen)
 	disownDoors(p.Ledger)
 	return draft{doc: doc, plan: p, seen: facts.Seen, notes: notes}, nil
 }

@@ -134,9 +134,10 @@ func portWish(p host.Port) host.State {
 		host.Link{Name: p.Tap, Type: host.TypeTap, MTU: p.MTU, Up: true, Master: p.Bridge, Alias: "drawbridge port of " + nameOr(p.Guest, p.Tap)},
 	)
 	if p.Open {
-		return wish
+		wish.Add(host.Snoop{Bridge: p.Bridge, Tap: p.Tap, MAC: p.MAC})
+	} else {
+		wish.Add(render.PortRules(p.Tap)...)
 	}
-	wish.Add(render.PortRules(p.Tap)...)
 	if p.Guest != "" && p.MAC != "" {
 		wish.Add(host.Guest{Bridge: p.Bridge, MAC: p.MAC, Name: p.Guest})
 	}

@@ -35,6 +35,7 @@ const (
 	KindZone        Kind = "dns-zone"
 	KindGuest       Kind = "guest"
 	KindResolver    Kind = "resolver"
+	KindSnoop       Kind = "snoop"
 	KindProfile     Kind = "profile"
 	KindAccept      Kind = "accept"
 	KindUnmanaged   Kind = "unmanaged"

@@ -49,7 +49,7 @@ var decoders = map[Kind]func([]byte) (Resource, error){
 	KindLink: decode[Link], KindAddress: decode[Address], KindRoute: decode[Route], KindRule: decode[Rule], KindNIC: decode[NIC], KindSysctl: decode[Sysctl],
 	KindTable: decode[Table], KindSet: decode[Set], KindChain: decode[Chain], KindElement: decode[Element],
 	KindPool: decode[Pool], KindReservation: decode[Reservation], KindRouter: decode[Router], KindZone: decode[Zone],
-	KindGuest: decode[Guest], KindResolver: decode[Resolver],
+	KindGuest: decode[Guest], KindResolver: decode[Resolver], KindSnoop: decode[Snoop],
 	KindProfile: decode[Profile], KindAccept: decode[Accept], KindUnmanaged: decode[Unmanaged],
 }
 

@@ -108,14 +108,31 @@ func (g Guest) Key() Key { return Key{KindGuest, g.Bridge + " " + g.MAC} }
 func (g Guest) Needs() []Key { return []Key{LinkKey(g.Bridge)} }
 func (Guest) resource()      {}
 
+// Snoop is listening to what the guest on a port says of its own addresses (ARP,
+// neighbour discovery, DHCP), on a network where others give them out.
+type Snoop struct {
+	Bridge, Tap string
+	// MAC is the hardware address of the port's guest; "" if it is not known, and then
+	// its name is not given to any address.
+	MAC string
+}
+
+// Key is the bridge and the tap.
+func (s Snoop) Key() Key { return Key{KindSnoop, s.Bridge + " " + s.Tap} }
+
+// Needs is the tap.
+func (s Snoop) Needs() []Key { return []Key{LinkKey(s.Tap)} }
+func (Snoop) resource()      {}
+
 // Resolver is the entry of one link in the host's own resolver (systemd-resolved),
 // by which the host itself resolves the names of guests.
 type Resolver struct {
 	Link   string
 	Server netip.Addr
 	Domain string
-	// Reverse are the zones in which the subnets' addresses have their names, in
-	// order and separated by blanks: "122.168.192.in-addr.arpa".
+	// Reverse are the zones in which the subnets' addresses have their names, and the
+	// domains of other networks that the server answers for, in order and separated by
+	// blanks: "122.168.192.in-addr.arpa lan.internal".
 	Reverse string
 }
 

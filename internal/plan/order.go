@@ -16,7 +16,7 @@ var rank = map[host.Kind]int{
 	host.KindUnmanaged: -1,
 	host.KindTable:     0, host.KindSet: 1, host.KindChain: 2, host.KindElement: 3, host.KindAccept: 3,
 	host.KindLink: 4, host.KindAddress: 6, host.KindRule: 7, host.KindRoute: 9, host.KindSysctl: 11,
-	host.KindGuest: 13, host.KindReservation: 14, host.KindPool: 15, host.KindRouter: 16,
+	host.KindSnoop: 12, host.KindGuest: 13, host.KindReservation: 14, host.KindPool: 15, host.KindRouter: 16,
 	host.KindZone: 17, host.KindResolver: 18,
 }
 
@@ -58,13 +58,16 @@ func rankOf(s Step) int {
 // from the ground up, then everything else that goes, from the top down. Within
 // a rank, a thing comes after what it needs. Elements go first because a new
 // interval may overlap an old one; neighbours of one kind are applied together,
-// so rules change in one kernel transaction.
+// so rules change in one kernel transaction. Guest services that go do so before
+// anything comes, and those that come do so after all else: in between they would
+// part a route from the one that it takes the place of.
 //
 // The host's own network manager learns first of all whether to keep its hands
 // off, and last of all, when everything is in its place, what the host's network
 // is now: what it finds otherwise, it mends.
 func order(steps []Step) []Step {
-	var first, dropped, made, gone, last []Step
+	var first, served, dropped, made, gone, serving, last []Step
+	service := func(s Step) bool { return rank[s.Key().Kind] >= rank[host.KindSnoop] }
 	for _, s := range steps {
 		profile, told := firstOf(s.After, s.Before).(host.Profile)
 		switch {
@@ -72,10 +75,14 @@ func order(steps []Step) []Step {
 			first = append(first, s)
 		case told:
 			last = append(last, s)
+		case s.After != nil && service(s):
+			serving = append(serving, s)
 		case s.After != nil:
 			made = append(made, s)
 		case s.Key().Kind == host.KindElement, s.Key().Kind == host.KindTable && anew(steps, s.Key()), givesWay(s, steps):
 			dropped = append(dropped, s)
+		case service(s):
+			served = append(served, s)
 		default:
 			gone = append(gone, s)
 		}
@@ -84,6 +91,12 @@ func order(steps []Step) []Step {
 		// Nothing to collide with: rules outlive the links that they guard.
 		gone, dropped = append(gone, dropped...), nil
 	}
+	if len(made) == 0 {
+		gone, served = append(gone, served...), nil
+	}
+	sortByRank(serving)
+	sortByRank(served)
+	slices.Reverse(served)
 	sortByRank(dropped)
 	sortByRank(made)
 	sortByRank(gone)
@@ -91,7 +104,7 @@ func order(steps []Step) []Step {
 	sortByRank(first)
 	sortByRank(last)
 	slices.Reverse(last) // the running system before its files
-	return slices.Concat(first, dropped, made, gone, last)
+	return slices.Concat(first, served, dropped, made, gone, serving, last)
 }
 
 // givesWay says whether a step deletes an IPv4 address whose subnet gets another

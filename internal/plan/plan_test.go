@@ -151,6 +151,26 @@ func TestAnAddressGivesWayToAnotherOfItsSubnet(t *testing.T) {
 	}
 }
 
+// TestServicesDoNotPartARouteFromItsPredecessor: a route moves from one link to
+// another while guest services of other networks come and go.
+func TestServicesDoNotPartARouteFromItsPredecessor(t *testing.T) {
+	route := func(link string) host.Route {
+		return host.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Gateway: netip.MustParseAddr("192.168.99.1"), Link: link, Table: host.MainTable, Type: 1}
+	}
+	had := host.NewState(route("br0"), host.Zone{Bridge: "br0", Domain: "lan.internal"}, host.Snoop{Bridge: "br0", Tap: "vnet0"})
+	want := host.NewState(route("eth0"), host.Zone{Bridge: "virbr0", Domain: "default.internal"}, host.Guest{Bridge: "virbr0", MAC: "52:54:00:00:00:01", Name: "web"})
+	for what, steps := range map[string][]Step{"forth": Diff(want, had), "back": Diff(had, want)} {
+		var kinds []string
+		for _, s := range steps {
+			kinds = append(kinds, s.Verb()+" "+string(s.Key().Kind))
+		}
+		i := slices.Index(kinds, "create route")
+		if i < 0 || i+1 == len(kinds) || kinds[i+1] != "delete route" {
+			t.Errorf("%s: %q", what, kinds)
+		}
+	}
+}
+
 func TestStepsSurviveJSON(t *testing.T) {
 	for _, s := range []Step{{After: bridge}, {Before: addr}, {Before: gate, After: host.Sysctl{Path: gate.Path, Value: "0"}}} {
 		b, err := json.Marshal(s)

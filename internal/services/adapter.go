@@ -28,6 +28,8 @@ type Opener interface {
 	OpenDNS(bridge string, addr netip.Addr) (udp, tcp *os.File, err error)
 	// OpenRA returns a raw ICMPv6 socket on the bridge.
 	OpenRA(bridge string) (*os.File, error)
+	// OpenSnoop returns a packet socket that hears the guest on a tap.
+	OpenSnoop(tap string) (*os.File, error)
 	// Index is the interface index of a link; 0 if it is not there.
 	Index(link string) int
 	// InUse says whether err means that another program has the port; who it
@@ -36,7 +38,7 @@ type Opener interface {
 }
 
 // Adapter is the guest services as a part of the host: it implements txn.Host
-// for pools, reservations, guests, routers and zones.
+// for pools, reservations, guests, routers, zones and what listens on ports.
 type Adapter struct {
 	// Socket is the path of the process's control socket.
 	Socket string
@@ -324,6 +326,15 @@ func (a *Adapter) open(s plan.Step, add func(Role, *os.File)) error {
 			return err
 		}
 		add(RoleRouter, f)
+	case host.Snoop:
+		if s.Before != nil {
+			return nil
+		}
+		f, err := a.Opener.OpenSnoop(r.Tap)
+		if err != nil {
+			return err
+		}
+		add(RoleSnoop, f)
 	case host.Zone:
 		before, _ := s.Before.(host.Zone)
 		if r.Addr4.IsValid() && r.Addr4.Addr() != before.Addr4.Addr() {
@@ -398,14 +409,6 @@ func (a *Adapter) Report() (Report, error) {
 	return *reply.Told, nil
 }
 
-// SetNeighbours tells the process which IPv6 addresses guests on a bridge use.
-func (a *Adapter) SetNeighbours(bridge string, list []Neighbour) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	_, err := a.ask(message{Neighbours: &neighbourList{Bridge: bridge, List: list}}, nil)
-	return err
-}
-
 // Stop ends the process. One that is not there is no error.
 func (a *Adapter) Stop() error {
 	a.mu.Lock()
@@ -456,9 +459,12 @@ func bridgesIn(steps []plan.Step) []string {
 }
 
 func needsSockets(r host.Resource) bool {
-	switch r.(type) {
-	case host.Pool, host.Zone, host.Router:
+	switch r := r.(type) {
+	case host.Pool, host.Router, host.Snoop:
 		return true
+	case host.Zone:
+		// One without addresses is answered where others listen.
+		return r.Addr4.IsValid() || r.Addr6.IsValid()
 	}
 	return false
 }
@@ -475,6 +481,8 @@ func bridgeOf(r host.Resource) string {
 		return r.Bridge
 	case host.Guest:
 		return r.Bridge
+	case host.Snoop:
+		return r.Tap // its socket is there
 	}
 	return ""
 }

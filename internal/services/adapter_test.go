@@ -27,6 +27,7 @@ type loopback struct {
 }
 
 func (l *loopback) OpenDHCP(string) (udp, frames *os.File, err error) { return nil, nil, os.ErrInvalid }
+func (l *loopback) OpenSnoop(string) (*os.File, error)                { return nil, os.ErrInvalid }
 func (l *loopback) OpenRA(string) (*os.File, error)                   { return nil, os.ErrInvalid }
 func (l *loopback) Index(link string) int                             { return l.index[link] }
 func (l *loopback) InUse(err error) bool                              { return errors.Is(err, unix.EADDRINUSE) }

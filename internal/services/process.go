@@ -33,6 +33,7 @@ import (
 	"drawbridge/internal/host"
 	"drawbridge/internal/plan"
 	"drawbridge/internal/ra"
+	"drawbridge/internal/snoop"
 )
 
 // Process is the guest services as they run in their own process. It survives
@@ -43,6 +44,7 @@ type Process struct {
 	dhcp   *dhcp.Server
 	dns    *dns.Server
 	ra     *ra.Server
+	snoop  *snoop.Server
 
 	mu      sync.Mutex
 	bridges map[string]*bridge
@@ -75,6 +77,7 @@ func NewProcess(dir, hostname string, log *slog.Logger) (*Process, error) {
 
 		bridges: map[string]*bridge{}, bridgeOf: map[string]string{}, neighbours: map[string][]Neighbour{},
 	}
+	p.snoop = snoop.New(snoop.Config{Changed: p.seen})
 	return p, nil
 }
 
@@ -180,6 +183,8 @@ func (p *Process) answer(ctx context.Context, m message, files []*os.File) messa
 		p.setNeighbours(*m.Neighbours)
 	case m.Keep != nil:
 		err = p.keepLeases(*m.Keep)
+	case m.Heard:
+		reply.HeardSet = p.snoop.Heard()
 	case m.Report:
 		reply.Told = p.report()
 	case m.Count:
@@ -259,6 +264,12 @@ func (p *Process) loop(role Role, name string, f, frames *os.File) (func(context
 			return nil, err
 		}
 		return func(ctx context.Context) error { return p.ra.Serve(ctx, name, conn) }, nil
+	case RoleSnoop:
+		conn, err := snoop.NewConn(f)
+		if err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context) error { return p.snoop.Serve(ctx, name, conn) }, nil
 	}
 	f.Close()
 	return nil, fmt.Errorf("socket of unknown role %q", role)
@@ -269,6 +280,7 @@ var rolesOf = map[host.Kind][]Role{
 	host.KindPool:   {RoleDHCP},
 	host.KindZone:   {RoleDNSUDP4, RoleDNSTCP4, RoleDNSUDP6, RoleDNSTCP6},
 	host.KindRouter: {RoleRouter},
+	host.KindSnoop:  {RoleSnoop},
 }
 
 func (p *Process) apply(ctx context.Context, steps []plan.Step) error {
@@ -309,6 +321,11 @@ func (p *Process) applyOne(ctx context.Context, s plan.Step) ([]running, error) 
 	case host.Router:
 		name = r.Bridge
 		if err := p.ra.Apply(s); err != nil {
+			return nil, err
+		}
+	case host.Snoop:
+		name = r.Tap
+		if err := p.snoop.Apply(s); err != nil {
 			return nil, err
 		}
 	default:
@@ -371,6 +388,9 @@ func (p *Process) observe(ctx context.Context) (host.State, error) {
 	for _, r := range p.ra.Observe() {
 		all.Add(r)
 	}
+	for _, r := range p.snoop.Observe() {
+		all.Add(r)
+	}
 	return all, nil
 }
 
@@ -422,22 +442,6 @@ func (p *Process) renameLeases(network, bridge string, in bool) {
 			p.dns.Names.RemoveLease(bridge, l.MAC, l.Addr)
 		}
 	}
-}
-
-func (p *Process) setNeighbours(list neighbourList) {
-	now := map[Neighbour]bool{}
-	for _, n := range list.List {
-		now[n] = true
-	}
-	for _, old := range p.neighbours[list.Bridge] {
-		if !now[old] {
-			p.dns.Names.RemoveNeighbour(list.Bridge, old.MAC, old.Addr)
-		}
-	}
-	for _, n := range list.List {
-		p.dns.Names.SetNeighbour(list.Bridge, n.MAC, n.Addr)
-	}
-	p.neighbours[list.Bridge] = list.List
 }
 
 func (p *Process) report() *Report {

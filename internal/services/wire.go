@@ -14,6 +14,7 @@ import (
 	"drawbridge/internal/dhcp"
 	"drawbridge/internal/host"
 	"drawbridge/internal/plan"
+	"drawbridge/internal/snoop"
 )
 
 // message is what daemon and process say to each other. Exactly one of the
@@ -29,6 +30,7 @@ type message struct {
 	Watch      bool           `json:"watch,omitempty"`
 	Report     bool           `json:"report,omitempty"`
 	Count      bool           `json:"count,omitempty"`
+	Heard      bool           `json:"heard,omitempty"`
 	Neighbours *neighbourList `json:"neighbours,omitempty"`
 	Stop       bool           `json:"stop,omitempty"`
 	// Keep forgets the leases of all networks but these.
@@ -42,6 +44,7 @@ type message struct {
 	Change   *dhcp.Change   `json:"change,omitempty"`
 	Told     *Report        `json:"told,omitempty"`
 	Counted  *Counts        `json:"counted,omitempty"`
+	HeardSet []snoop.Heard  `json:"heard_set,omitempty"`
 }
 
 // socketSet announces the descriptors that come with the message, one for each
@@ -66,6 +69,8 @@ const (
 	RoleDNSUDP6 Role = "dns-udp6"
 	RoleDNSTCP6 Role = "dns-tcp6"
 	RoleRouter  Role = "router"
+	// RoleSnoop is on a port; the name of the port stands for the bridge.
+	RoleSnoop Role = "snoop"
 )
 
 type neighbourList struct {

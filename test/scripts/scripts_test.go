@@ -16,6 +16,7 @@
 //	                      repeat a command until its output matches, at most so long
 //	services pid|kill     print, or kill, the process that serves guests
 //	guest NAME BRIDGE     a guest without QEMU: a namespace behind a port of BRIDGE
+//	guest NAME TAP tap    the same, behind a tap that attach made, which it opens as QEMU would
 //	in NAME CMD ARGS      run a command in that guest; shells find $WORK in their environment
 //	calls WHO PROTO ADDRESS:PORT SOURCE
 //	                      WHO (lan, host or a guest) asks a server that answers with the
@@ -111,6 +112,7 @@ type world struct {
 	daemon    *exec.Cmd
 	ended     chan error
 	guests    map[string]*nettest.Node
+	taps      []*os.File // both ends of the cables of guests behind taps
 }
 
 type worldKey struct{}
@@ -160,6 +162,9 @@ func (w *world) close() {
 	if w.daemon != nil {
 		_ = w.daemon.Process.Kill()
 		<-w.ended
+	}
+	for _, f := range w.taps {
+		_ = f.Close()
 	}
 	for _, n := range w.guests {
 		_ = n.Close()
@@ -385,14 +390,18 @@ func cmdServices(ts *testscript.TestScript, neg bool, args []string) {
 // cmdGuest makes a namespace whose eth0 is plugged into a bridge of the host, as
 // another program would plug it.
 func cmdGuest(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) != 2 {
-		ts.Fatalf("usage: guest NAME BRIDGE")
+	if len(args) != 2 && (len(args) != 3 || args[2] != "tap") {
+		ts.Fatalf("usage: guest NAME BRIDGE, guest NAME TAP tap")
 	}
 	ctx := context.Background()
 	w := of(ts)
 	g, err := nettest.NewNode(ctx, args[0], "")
 	ts.Check(err)
 	w.guests[args[0]] = g
+	if len(args) == 3 {
+		ts.Check(w.plugTap(ctx, g, args[1]))
+		return
+	}
 	ts.Check(cable(ctx, w.host, "tap-"+args[0], g, "eth0"))
 	ts.Check(w.host.IP(ctx, "link set tap-"+args[0]+" master "+args[1]+" up"))
 	ts.Check(g.IP(ctx, "link set eth0 up"))
