@@ -44,45 +44,58 @@ func (c *Client) OpenPort(ctx context.Context, r PortRequest) (Opened, []*os.Fil
 }
 
 func openPort(ctx context.Context, fc *descriptorConn, r PortRequest) (Opened, error) {
-	req, err := request(ctx, http.MethodPost, "/ports/open", r)
+	var opened Opened
+	err := exchange(ctx, fc, "/ports/open", r, &opened, func() (int, error) {
+		want := opened.Taps + opened.Vhosts
+		if opened.Taps < 1 || opened.Vhosts < 0 || want > 1024 {
+			return 0, fmt.Errorf("read port: %d taps and %d vhosts make no sense", opened.Taps, opened.Vhosts)
+		}
+		return want, nil
+	})
+	return opened, err
+}
+
+// exchange asks for descriptors: the answer is a line of JSON, read into out, and
+// as many descriptors as announced says then.
+func exchange(ctx context.Context, fc *descriptorConn, path string, body, out any, announced func() (int, error)) error {
+	req, err := request(ctx, http.MethodPost, path, body)
 	if err != nil {
-		return Opened{}, err
+		return err
 	}
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", FDProtocol)
 	if err := req.Write(fc); err != nil {
-		return Opened{}, fmt.Errorf("%w: ask for a port: %w", ErrUnreachable, err)
+		return fmt.Errorf("%w: ask for descriptors: %w", ErrUnreachable, err)
 	}
 	in := bufio.NewReader(fc)
 	resp, err := http.ReadResponse(in, req)
 	if err != nil {
-		return Opened{}, fmt.Errorf("%w: read answer: %w", ErrUnreachable, err)
+		return fmt.Errorf("%w: read answer: %w", ErrUnreachable, err)
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		defer resp.Body.Close()
-		return Opened{}, problem(resp)
+		return problem(resp)
 	}
 	line, err := in.ReadBytes('\n')
 	if err != nil {
-		return Opened{}, fmt.Errorf("read port: %w", err)
+		return fmt.Errorf("read answer: %w", err)
 	}
-	var opened Opened
-	if err := json.Unmarshal(line, &opened); err != nil {
-		return Opened{}, fmt.Errorf("read port: %w", err)
+	if err := json.Unmarshal(line, out); err != nil {
+		return fmt.Errorf("read answer: %w", err)
 	}
-	want := opened.Taps + opened.Vhosts
-	if opened.Taps < 1 || opened.Vhosts < 0 || want > 1024 {
-		return Opened{}, fmt.Errorf("read port: %d taps and %d vhosts make no sense", opened.Taps, opened.Vhosts)
+	want, err := announced()
+	if err != nil {
+		return err
 	}
 	for fc.count() < want {
 		if _, err := in.ReadByte(); err != nil {
-			return Opened{}, fmt.Errorf("read descriptor %d of %d: %w", fc.count()+1, want, err)
+			return fmt.Errorf("read descriptor %d of %d: %w", fc.count()+1, want, err)
 		}
 	}
 	if got := fc.count(); got != want {
-		return Opened{}, fmt.Errorf("read port: %d descriptors came, %d were announced", got, want)
+		return fmt.Errorf("read answer: %d descriptors came, %d were announced", got, want)
 	}
-	return opened, nil
+	return nil
 }
 
 // SendDescriptors writes the line of an opened port and its descriptors, no

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -88,6 +89,19 @@ func networkNames(ctx context.Context, c *api.Client) ([]string, error) {
 func modeNames(ctx context.Context, c *api.Client) ([]string, error) {
 	modes, err := c.Modes(ctx)
 	return describe(modes, err, func(m api.Mode) (string, string) { return m.Name, m.Summary })
+}
+
+// captureTargets are the names that packets can be captured by.
+func captureTargets(ctx context.Context, c *api.Client) ([]string, error) {
+	nets, err := networkNames(ctx, c)
+	ports, err2 := c.Ports(ctx)
+	for _, p := range ports {
+		nets = append(nets, p.Tap+"\t"+p.Guest+" on "+p.Network)
+		if p.Guest != "" && p.Guest != p.Tap {
+			nets = append(nets, p.Guest+"\ton "+p.Network)
+		}
+	}
+	return nets, errors.Join(err, err2)
 }
 
 func tapNames(ctx context.Context, c *api.Client) ([]string, error) {

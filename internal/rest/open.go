@@ -89,19 +89,25 @@ func (s *Server) openPort(w http.ResponseWriter, r *http.Request) {
 
 func readPortRequest(r *http.Request) (api.PortRequest, error) {
 	var in api.PortRequest
+	err := readOne(r, &in)
+	return in, err
+}
+
+// readOne reads the one value that a body must be.
+func readOne(r *http.Request, in any) error {
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(&in); err != nil {
+	if err := dec.Decode(in); err != nil {
 		var tooLarge *http.MaxBytesError
 		if errors.As(err, &tooLarge) {
-			return in, err
+			return err
 		}
-		return in, &spec.InvalidError{Field: "body", Reason: err.Error()}
+		return &spec.InvalidError{Field: "body", Reason: err.Error()}
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return in, &spec.InvalidError{Field: "body", Reason: "there is more than one value"}
+		return &spec.InvalidError{Field: "body", Reason: "there is more than one value"}
 	}
-	return in, nil
+	return nil
 }
 
 // hand takes the connection over and sends what belongs to the port.

@@ -99,6 +99,8 @@ type Config struct {
 	Modes []api.Mode
 	// ServicesPID is the process of the guest services, or 0.
 	ServicesPID func() int
+	// OpenCapture opens an unbound packet socket for a link, and finds its index.
+	OpenCapture func(link string) (f *os.File, index int, err error)
 	// Sources of metrics beside the engine.
 	Sources Sources
 	// Now is the wall clock, Boottime CLOCK_BOOTTIME in nanoseconds.
@@ -237,6 +239,7 @@ func (s *Server) register() {
 	s.registerLog()
 	s.registerDoctor()
 	s.registerMetrics()
+	s.registerCapture()
 	s.registerWeb()
 	s.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json")

@@ -75,7 +75,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestScripts(t *testing.T) {
-	nettest.Need(t, nettest.Root, "nft", "ip", "ping", "dig", "busybox", "jq", "socat", "setpriv")
+	nettest.Need(t, nettest.Root, "nft", "ip", "ping", "dig", "busybox", "jq", "socat", "setpriv", "curl", "tcpdump", "capinfos")
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata",
 		RequireExplicitExec: true,

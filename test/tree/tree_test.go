@@ -40,6 +40,7 @@ var (
 		"linux":     {ours: []string{"host", "plan", "txn", "ruleset", "diagnose"}, theirs: netlinks},
 		"hostconf":  {ours: []string{"host", "plan", "txn"}, theirs: []string{"github.com/godbus/dbus", "golang.org/x/sys", "github.com/coreos/go-systemd", "go.yaml.in/yaml"}},
 		"latency":   {},
+		"capture":   {theirs: []string{"golang.org/x/sys"}},
 		"dhcp":      {ours: []string{"host", "plan", "latency"}, theirs: []string{"github.com/insomniacslk/dhcp", "go.etcd.io/bbolt", "golang.org/x/sys", "golang.org/x/net"}},
 		"ra":        {ours: []string{"host", "plan"}, theirs: []string{"github.com/mdlayher/ndp", "golang.org/x/sys", "golang.org/x/net"}},
 		"dns":       {ours: []string{"host", "plan", "latency"}, theirs: []string{"github.com/miekg/dns", "golang.org/x/net", "golang.org/x/sys"}},
@@ -51,7 +52,7 @@ var (
 		"rest/page": {},
 		"api":       {theirs: []string{"golang.org/x/sys", "go.yaml.in/yaml"}},
 		"rest":      {ours: []string{"spec", "host", "plan", "txn", "engine", "latency", "api", "login", "rest/page", "topology", "diagnose"}, theirs: []string{"github.com/danielgtaylor/huma", "go.yaml.in/yaml", "golang.org/x/sys"}},
-		"cli":       {ours: []string{"api"}, theirs: []string{"github.com/spf13", "go.yaml.in/yaml", "golang.org/x/sys", "golang.org/x/term"}},
+		"cli":       {ours: []string{"api", "capture"}, theirs: []string{"github.com/spf13", "go.yaml.in/yaml", "golang.org/x/sys", "golang.org/x/term"}},
 	}
 	// testOnly packages are imported by tests and by the demonstration alone.
 	testOnly = []string{"nettest"}
