@@ -24,30 +24,20 @@ func (e *Engine) View(ctx context.Context) (View, error) {
 // Examine is View with all that it was concluded from.
 func (e *Engine) Examine(ctx context.Context) (Examination, error) {
 	x := Examination{Observe: e.Observe}
-	leases, leaseErr := e.Services.Leases(ctx)
-	users, err := e.Taps.TapUsers(ctx)
-	if err != nil {
-		return x, fmt.Errorf("see who uses taps: %w", err)
-	}
-	counters, err := e.Taps.Counters(ctx)
-	if err != nil {
-		return x, fmt.Errorf("read counters: %w", err)
-	}
-	if x.Learned, err = e.Taps.Learned(ctx); err != nil {
-		return x, fmt.Errorf("see who is behind taps: %w", err)
-	}
-	if x.Neighbours, err = e.Taps.Neighbours(ctx); err != nil {
-		return x, fmt.Errorf("see who is on bridges: %w", err)
-	}
+	// What does not depend on the document is read meanwhile.
+	g := e.glimpse(ctx)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	doc := e.Store.Document()
 	facts, err := e.look(ctx)
-	if err != nil {
+	seen := <-g
+	if err = errors.Join(err, seen.err); err != nil {
 		return x, err
 	}
+	leases, leaseErr := seen.leases, seen.leaseErr
+	x.Learned, x.Neighbours = seen.learned, seen.neighbours
 	v := View{
-		Document: doc, State: facts.Seen, Links: counters, Leases: leases, Changes: e.open.all(),
+		Document: doc, State: facts.Seen, Links: seen.counters, Leases: leases, Changes: e.open.all(),
 		Networks: map[spec.NetworkName]NetworkView{}, Repairs: e.repairs,
 	}
 	// Leases of a removed network are no news for as long as they are not forgotten.
@@ -55,7 +45,7 @@ func (e *Engine) Examine(ctx context.Context) (Examination, error) {
 		_, there := doc.Networks[l.Network]
 		return !there
 	})
-	v.Ports = e.portsSeen(doc, facts.Seen, users, counters)
+	v.Ports = e.portsSeen(doc, facts.Seen, seen.users, seen.counters)
 	for i, p := range v.Ports {
 		if macs := x.Learned[p.Tap]; p.MAC == "" && len(macs) == 1 {
 			v.Ports[i].MAC = macs[0]

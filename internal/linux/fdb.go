@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -20,21 +22,13 @@ func (h *Host) Learned(ctx context.Context) (map[string][]string, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	links, err := h.rtnl.links(false)
-	if err != nil {
-		return nil, err
-	}
-	names := make(map[int]string, len(links))
-	for _, l := range links {
-		names[l.index] = l.Name
-	}
 	header := make([]byte, unix.SizeofNdMsg)
 	header[0] = unix.AF_BRIDGE
 	msgs, err := h.rtnl.dump(unix.RTM_GETNEIGH, header, nil)
 	if err != nil {
 		return nil, fmt.Errorf("list what bridges learnt: %w", err)
 	}
-	out := map[string][]string{}
+	byIndex := map[int][]string{}
 	for _, m := range msgs {
 		if len(m.Data) < unix.SizeofNdMsg {
 			return nil, fmt.Errorf("list what bridges learnt: message of %d bytes is cut short", len(m.Data))
@@ -55,9 +49,19 @@ func (h *Host) Learned(ctx context.Context) (map[string][]string, error) {
 			return nil, fmt.Errorf("list what bridges learnt: %w", err)
 		}
 		state := binary.NativeEndian.Uint16(m.Data[8:])
-		port := names[int(binary.NativeEndian.Uint32(m.Data[4:]))]
-		if mac != "" && behindBridge && port != "" && state&(statePermanent|stateNoARP) == 0 {
-			out[port] = append(out[port], mac)
+		if mac != "" && behindBridge && state&(statePermanent|stateNoARP) == 0 {
+			port := int(binary.NativeEndian.Uint32(m.Data[4:]))
+			byIndex[port] = append(byIndex[port], mac)
+		}
+	}
+	names, err := h.rtnl.namesOf(slices.Collect(maps.Keys(byIndex)))
+	if err != nil {
+		return nil, fmt.Errorf("list what bridges learnt: %w", err)
+	}
+	out := make(map[string][]string, len(byIndex))
+	for port, macs := range byIndex {
+		if name := names[port]; name != "" {
+			out[name] = macs
 		}
 	}
 	return out, nil

@@ -173,6 +173,36 @@ func (r *rtnl) links(counters bool) ([]link, error) {
 // look-ups: a look-up costs about 20 µs, a dump of 1000 links about 12 ms.
 const manyLinks = 500
 
+// namesOf finds the names of links by their indexes, of few by look-ups. Links
+// that are gone have none.
+func (r *rtnl) namesOf(indexes []int) (map[int]string, error) {
+	names := make(map[int]string, len(indexes))
+	for _, i := range indexes {
+		names[i] = ""
+	}
+	if len(names) >= manyLinks {
+		links, err := r.links(false)
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range links {
+			names[l.index] = l.Name
+		}
+		return names, nil
+	}
+	for i := range names {
+		l, err := r.linkBy(i, fmt.Sprintf("with index %d", i))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		names[i] = l.Name
+	}
+	return names, nil
+}
+
 func (h *Host) observeLinks(seen host.State, keys []host.Key) error {
 	if len(keys) >= manyLinks {
 		all := host.State{}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -72,14 +73,6 @@ func (h *Host) Neighbours(ctx context.Context, link string) ([]Neighbour, error)
 		}
 		names[l.index] = link
 		only = func(ae *netlink.AttributeEncoder) { ae.Uint32(unix.NDA_IFINDEX, uint32(l.index)) }
-	} else {
-		links, err := h.rtnl.links(false)
-		if err != nil {
-			return nil, err
-		}
-		for _, l := range links {
-			names[l.index] = l.Name
-		}
 	}
 	msgs, err := h.rtnl.dump(unix.RTM_GETNEIGH, make([]byte, unix.SizeofNdMsg), only)
 	if errors.Is(err, unix.ENODEV) {
@@ -89,17 +82,25 @@ func (h *Host) Neighbours(ctx context.Context, link string) ([]Neighbour, error)
 		return nil, fmt.Errorf("list neighbours: %w", err)
 	}
 	var out []Neighbour
+	var at []int
 	for _, m := range msgs {
 		n, index, known, err := parseNeighbour(m)
 		if err != nil {
 			return nil, fmt.Errorf("list neighbours: %w", err)
 		}
-		if name, ok := names[index]; ok && known {
-			n.Link = name
-			out = append(out, n)
+		if known {
+			out, at = append(out, n), append(at, index)
 		}
 	}
-	return out, nil
+	if link == "" {
+		if names, err = h.rtnl.namesOf(at); err != nil {
+			return nil, fmt.Errorf("list neighbours: %w", err)
+		}
+	}
+	for i := range out {
+		out[i].Link = names[at[i]]
+	}
+	return slices.DeleteFunc(out, func(n Neighbour) bool { return n.Link == "" }), nil
 }
 
 // takeNeighbours lets a link know what another knows of its neighbours, so that

@@ -120,6 +120,9 @@ func TapUsers(ctx context.Context) (map[string]Process, error) {
 		return nil, err
 	}
 	users, self := map[string]Process{}, os.Getpid()
+	// A process's files come one after the other: what is asked of it is asked once.
+	var at holder
+	defer func() { at.close() }()
 	err = eachFD(ctx, tunDevice, func(pid int, fd, _ string) {
 		b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "fdinfo", fd))
 		if err != nil {
@@ -129,10 +132,14 @@ func TapUsers(ctx context.Context) (map[string]Process, error) {
 		if name == "" {
 			return
 		}
-		if p, known := users[name]; known && p.PID != self || tapNamespace(pid, fd) != ours {
+		if at.PID != pid {
+			at.close()
+			at = newHolder(pid)
+		}
+		if p, known := users[name]; known && p.PID != self || at.tapNamespace(fd) != ours {
 			return
 		}
-		users[name] = processByPID(pid)
+		users[name] = at.Process
 	})
 	return users, err
 }
@@ -196,35 +203,56 @@ func namespaceOf(path string) (netNS, error) {
 	return netNS{st.Dev, st.Ino}, nil
 }
 
+// holder is a process that holds taps open.
+type holder struct {
+	Process
+	pidFD int // -1: we may not look into it
+}
+
+func newHolder(pid int) holder {
+	h := holder{Process: processByPID(pid), pidFD: -1}
+	if fd, err := unix.PidfdOpen(pid, 0); err == nil {
+		h.pidFD = fd
+	}
+	return h
+}
+
+func (h holder) close() {
+	if h.PID != 0 && h.pidFD >= 0 {
+		unix.Close(h.pidFD)
+	}
+}
+
 // tapNamespace is the namespace that a tap is in, which need not be that of the
 // process that holds it: descriptors travel. Where the kernel does not let us
 // look, it is taken to be the process's.
-func tapNamespace(pid int, fd string) netNS {
-	fallback, _ := namespaceOf(filepath.Join("/proc", strconv.Itoa(pid), "ns/net"))
+func (h holder) tapNamespace(fd string) netNS {
 	n, err := strconv.Atoi(fd)
-	if err != nil {
-		return fallback
+	if err == nil && h.pidFD >= 0 {
+		if ns, ok := tapNamespaceBy(h.pidFD, n); ok {
+			return ns
+		}
 	}
-	pidFD, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return fallback
-	}
-	defer unix.Close(pidFD)
+	ns, _ := namespaceOf(filepath.Join("/proc", strconv.Itoa(h.PID), "ns/net"))
+	return ns
+}
+
+func tapNamespaceBy(pidFD, n int) (netNS, bool) {
 	tap, err := unix.PidfdGetfd(pidFD, n, 0)
 	if err != nil {
-		return fallback
+		return netNS{}, false
 	}
 	defer unix.Close(tap)
 	ns, err := unix.IoctlRetInt(tap, tunGetDevNetNS)
 	if err != nil {
-		return fallback
+		return netNS{}, false
 	}
 	defer unix.Close(ns)
 	var st unix.Stat_t
 	if err := unix.Fstat(ns, &st); err != nil {
-		return fallback
+		return netNS{}, false
 	}
-	return netNS{st.Dev, st.Ino}
+	return netNS{st.Dev, st.Ino}, true
 }
 
 // tunGetDevNetNS is TUNGETDEVNETNS, _IO('T', 227), of linux/if_tun.h.

@@ -19,10 +19,12 @@ func Build(in Input) Graph {
 	b.foreignBridges()
 	b.ports()
 	b.doors()
-	for i, n := range b.graph.Nodes {
-		b.graph.Nodes[i] = found(n, in.Findings[n.ID])
+	for node, list := range in.Findings {
+		if i, there := b.ids[node]; there {
+			b.graph.Nodes[i] = found(b.graph.Nodes[i], list)
+		}
 	}
-	slices.SortStableFunc(b.graph.Nodes, func(x, y Node) int { return cmp.Compare(rank(x.Kind), rank(y.Kind)) })
+	b.graph.Nodes = byKind(b.graph.Nodes)
 	b.graph.Host = in.Host
 	return b.graph
 }
@@ -50,8 +52,10 @@ type builder struct {
 func newBuilder(in Input) *builder {
 	b := &builder{
 		in: in, links: map[string]host.Link{}, addrs: map[string][]netip.Prefix{}, owners: map[string]spec.Network{},
-		taps: map[string]bool{}, ids: map[string]int{}, members: map[string][]string{}, stacked: map[string][]string{},
+		taps: make(map[string]bool, len(in.Ports)), members: map[string][]string{}, stacked: map[string][]string{},
 	}
+	expected := 2*len(in.Ports) + len(in.Forwards) + 16
+	b.ids, b.graph.Nodes, b.graph.Edges = make(map[string]int, expected), make([]Node, 0, expected), make([]Edge, 0, expected)
 	for _, p := range in.Ports {
 		b.taps[p.Tap] = true
 	}
@@ -103,8 +107,22 @@ func family(r host.Route) int {
 
 func id(kind NodeKind, name string) string { return string(kind) + ":" + name }
 
-func rank(k NodeKind) int {
-	return slices.Index([]NodeKind{KindLAN, KindNIC, KindForward, KindBridge, KindHost, KindPort, KindGuest, KindMore}, k)
+// kinds are all kinds in the order of the lists.
+var kinds = [...]NodeKind{KindLAN, KindNIC, KindForward, KindBridge, KindHost, KindPort, KindGuest, KindMore}
+
+func rank(k NodeKind) int { return slices.Index(kinds[:], k) }
+
+// byKind sorts nodes by kind and leaves those of one kind in their order.
+func byKind(nodes []Node) []Node {
+	out := make([]Node, 0, len(nodes))
+	for _, k := range kinds {
+		for i := range nodes {
+			if nodes[i].Kind == k {
+				out = append(out, nodes[i])
+			}
+		}
+	}
+	return out
 }
 
 func (b *builder) node(n Node) string {

@@ -1,7 +1,6 @@
 package topology
 
 import (
-	"cmp"
 	"slices"
 )
 
@@ -31,7 +30,7 @@ func Compare(before, after Graph) Graph {
 			out.Nodes = append(out.Nodes, n)
 		}
 	}
-	slices.SortStableFunc(out.Nodes, func(x, y Node) int { return cmp.Compare(rank(x.Kind), rank(y.Kind)) })
+	out.Nodes = byKind(out.Nodes)
 	had := make(map[string]Edge, len(before.Edges))
 	for _, e := range before.Edges {
 		had[e.ID] = e

@@ -264,3 +264,19 @@ func TestREADMEShowsWhatIsDrawn(t *testing.T) {
 		t.Error("the README does not show docs/topology.svg")
 	}
 }
+
+func BenchmarkPicture(b *testing.B) {
+	in := guests(1000)
+	g := Build(in)
+	laid := Layout(g, Options{})
+	for name, f := range map[string]func(){
+		"build": func() { Build(in) }, "layout": func() { Layout(g, Options{}) }, "text": func() { Text(laid, Page{Width: 120}) },
+		"svg": func() { SVG(laid) }, "mermaid": func() { Mermaid(laid) }, "layout-all": func() { Layout(g, Options{Fold: -1}) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				f()
+			}
+		})
+	}
+}
