@@ -237,6 +237,7 @@ func (fakeManager) Of(context.Context, string) (engine.Managed, error) {
 }
 func (fakeManager) Verify(context.Context, string) error         { return nil }
 func (fakeManager) Files(context.Context, host.Profile) []string { return nil }
+func (fakeManager) Edited(string) []string                       { return nil }
 
 func bridgedLAN() engine.Command {
 	return network("lan", func(n *spec.Network) { n.Mode, n.Uplinks = "bridged", []string{"enp6s18"} })

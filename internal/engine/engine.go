@@ -119,6 +119,9 @@ type Manager interface {
 	// Files lists the files of the host that a permanent profile changes, or would
 	// change; none if that is not known.
 	Files(ctx context.Context, p host.Profile) []string
+	// Edited says which of the files that a bridge's permanent profile changed
+	// somebody edited since, and what becomes of that when the profile is deleted.
+	Edited(bridge string) []string
 }
 
 // Managed is who manages a link.

@@ -13,10 +13,16 @@ import (
 	"drawbridge/internal/txn"
 )
 
-// findManager asks who manages the uplinks that are to be moved.
+// findManager asks who manages the uplinks that are to be moved, and who edited the files
+// of those that are given back.
 func (e *Engine) findManager(ctx context.Context, facts *render.Facts, doc spec.Document) (notes []render.Note, who []Fact, err error) {
 	if e.Manager == nil {
 		return nil, nil, nil
+	}
+	for _, n := range facts.Leaving {
+		for _, r := range e.Manager.Edited(n.Bridge) {
+			notes = append(notes, render.Note(r))
+		}
 	}
 	for name := range facts.Moving {
 		n := doc.Networks[name]

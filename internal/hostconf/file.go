@@ -95,36 +95,84 @@ func (t tree) restoreOne(f file, attic string, tell func(string)) error {
 	if err != nil {
 		return err
 	}
-	same := there == nil && f.After == nil || there != nil && f.After != nil && bytes.Equal(there, f.After)
-	restored := there == nil && f.Before == nil || there != nil && f.Before != nil && bytes.Equal(there, f.Before)
-	switch {
-	case restored:
+	r := f.wayBack(there, attic)
+	if r.done {
 		return nil
-	case f.Before == nil && (same || f.Scratch):
-		return t.remove(f.Path)
-	case same:
-		return t.write(f.Path, f.Before, f.Mode, f.UID, f.GID)
-	case there == nil:
-		tell(fmt.Sprintf("%s was deleted since it was changed for the bridge; it was put back as it was before", f.Path))
-		return t.write(f.Path, f.Before, f.Mode, f.UID, f.GID)
-	case f.Before == nil:
-		// It was ours from the first line: what others wrote there is about our bridge.
-		kept := attic + "/" + strings.ReplaceAll(f.Path[1:], "/", "-")
-		if err := t.own(kept, there, 0o600); err != nil {
+	}
+	if r.kept != "" {
+		if err := t.own(r.kept, there, 0o600); err != nil {
 			return err
 		}
-		tell(fmt.Sprintf("%s was edited since it was written for the bridge; it was removed, and is kept as %s", f.Path, kept))
-		return t.remove(f.Path)
 	}
-	merged, clean := takeOut(f.Before, f.After, there)
-	if clean {
-		tell(fmt.Sprintf("%s was edited since it was changed for the bridge; only what was put in for the bridge was taken out", f.Path))
-		return t.write(f.Path, merged, f.Mode, f.UID, f.GID)
+	if r.content == nil {
+		err = t.remove(f.Path)
+	} else {
+		err = t.write(f.Path, r.content, f.Mode, f.UID, f.GID)
 	}
+	if err == nil && r.note != "" {
+		tell(r.note)
+	}
+	return err
+}
+
+// wayBack is how a file comes to be what it was before.
+type wayBack struct {
+	// done: it is so already.
+	done bool
+	// content it gets, nil to take it away.
+	content []byte
+	// kept is where what is there now is kept, "" if nothing of it is lost.
+	kept string
+	// note says what somebody did to it meanwhile, and what becomes of that.
+	note string
+}
+
+func (f file) wayBack(there []byte, attic string) wayBack {
+	same := (there == nil) == (f.After == nil) && bytes.Equal(there, f.After)
+	restored := (there == nil) == (f.Before == nil) && bytes.Equal(there, f.Before)
 	kept := attic + "/" + strings.ReplaceAll(f.Path[1:], "/", "-")
-	if err := t.own(kept, there, 0o600); err != nil {
-		return err
+	switch {
+	case restored:
+		return wayBack{done: true}
+	case f.Before == nil && (same || f.Scratch):
+		return wayBack{}
+	case same:
+		return wayBack{content: f.Before}
+	case there == nil:
+		return wayBack{content: f.Before, note: fmt.Sprintf("%s was deleted since it was changed for the bridge: it is put back as it was before", f.Path)}
+	case f.Before == nil:
+		// It was ours from the first line: what others wrote there is about our bridge.
+		return wayBack{kept: kept, note: fmt.Sprintf("%s was edited since it was written for the bridge: it is removed, and kept as %s", f.Path, kept)}
 	}
-	tell(fmt.Sprintf("%s was edited since in the lines that were changed for the bridge; those are as they were before, and the edited file is kept as %s", f.Path, kept))
-	return t.write(f.Path, merged, f.Mode, f.UID, f.GID)
+	merged, clean := f.takeOut(there)
+	if clean {
+		return wayBack{content: merged, note: fmt.Sprintf("%s was edited since it was changed for the bridge: only what was put in for the bridge is taken out", f.Path)}
+	}
+	return wayBack{content: merged, kept: kept,
+		note: fmt.Sprintf("%s was edited since in the lines that were changed for the bridge: those become what they were before, and the edited file is kept as %s", f.Path, kept)}
+}
+
+// takeOut takes what we put in out of what is there. NetworkManager writes a
+// connection anew from end to end when a setting is changed, so there it goes by
+// settings, elsewhere by lines.
+func (f file) takeOut(there []byte) (merged []byte, clean bool) {
+	if strings.HasSuffix(f.Path, ".nmconnection") {
+		return takeOutSettings(f.Before, f.After, there), true
+	}
+	return takeOut(f.Before, f.After, there)
+}
+
+// edited says which of the files others have edited, and what restore will do about it.
+func (t tree) edited(files []file, attic string) []string {
+	var notes []string
+	for _, f := range files {
+		there, err := t.read(f.Path)
+		if err != nil || f.Scratch || strings.HasPrefix(f.Path, "/run/") {
+			continue // restore will say it
+		}
+		if r := f.wayBack(there, attic); r.note != "" {
+			notes = append(notes, r.note)
+		}
+	}
+	return notes
 }

@@ -1,49 +1,79 @@
 package hostconf
 
-import "slices"
+import (
+	"cmp"
+	"slices"
+)
 
 // takeOut returns edited without what turned before into ours: the file as it
 // was before us, with what others changed since. It is a three-way merge by lines.
 // Where others changed lines of ours, theirs cannot be told from ours: there the
 // old lines stand, and clean is false.
 func takeOut(before, ours, edited []byte) (merged []byte, clean bool) {
-	base, left, right := lines(ours), lines(before), lines(edited)
-	toLeft, toRight := match(base, left), match(base, right)
-	var out []byte
+	base := lines(ours)
+	back, theirs := hunks(base, lines(before)), hunks(base, lines(edited))
 	clean = true
-	b, l, r := 0, 0, 0
-	for {
-		// The next line that all three have ends a part in which they differ.
-		nb := b
-		for nb < len(base) && (toLeft[nb] < l || toRight[nb] < r) {
-			nb++
-		}
-		nl, nr := len(left), len(right)
-		if nb < len(base) {
-			nl, nr = toLeft[nb], toRight[nb]
-		}
-		was, old, now := base[b:nb], left[l:nl], right[r:nr]
-		chosen := old
+	all := back
+	for _, h := range theirs {
 		switch {
-		case slices.Equal(was, now), slices.Equal(old, now):
-		case slices.Equal(was, old):
-			chosen = now
-		case len(now) > len(was) && slices.Equal(was, now[:len(was)]):
-			chosen = slices.Concat(old, now[len(was):]) // something was put below ours
-		case len(now) > len(was) && slices.Equal(was, now[len(now)-len(was):]):
-			chosen = slices.Concat(now[:len(now)-len(was)], old)
-		default:
+		case slices.ContainsFunc(back, h.equal):
+		case slices.ContainsFunc(back, h.overlaps):
 			clean = false
+		default:
+			all = append(all, h)
 		}
-		for _, line := range chosen {
-			out = append(out, line...)
-		}
-		if nb == len(base) {
-			return out, clean
-		}
-		out = append(out, base[nb]...)
-		b, l, r = nb+1, nl+1, nr+1
 	}
+	// What was put above ours comes before it, what was put below it behind; our own
+	// hunks are first in all, and stay first among equals.
+	slices.SortStableFunc(all, func(a, b hunk) int { return cmp.Or(cmp.Compare(a.from, b.from), cmp.Compare(a.to, b.to)) })
+	var text []string
+	at := 0
+	for _, h := range all {
+		text = append(append(text, base[at:h.from]...), h.text...)
+		at = h.to
+	}
+	text = append(text, base[at:]...)
+	for _, line := range text {
+		if len(merged) > 0 && merged[len(merged)-1] != '\n' {
+			merged = append(merged, '\n') // it was the last line of one, and is none any more
+		}
+		merged = append(merged, line...)
+	}
+	return merged, clean
+}
+
+// hunk says that the lines from up to to become others.
+type hunk struct {
+	from, to int
+	text     []string
+}
+
+func (h hunk) equal(o hunk) bool {
+	return h.from == o.from && h.to == o.to && slices.Equal(h.text, o.text)
+}
+
+// overlaps says whether two hunks are about the same lines; to touch is not that.
+func (h hunk) overlaps(o hunk) bool { return h.from < o.to && o.from < h.to }
+
+// hunks is what turns a into b.
+func hunks(a, b []string) []hunk {
+	to := match(a, b)
+	var out []hunk
+	for i, j := 0, 0; i < len(a) || j < len(b); {
+		ni := i
+		for ni < len(a) && to[ni] < 0 {
+			ni++
+		}
+		nj := len(b)
+		if ni < len(a) {
+			nj = to[ni]
+		}
+		if ni > i || nj > j {
+			out = append(out, hunk{i, ni, b[j:nj]})
+		}
+		i, j = ni+1, nj+1
+	}
+	return out
 }
 
 // lines splits a text; each line keeps its end.

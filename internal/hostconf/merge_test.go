@@ -16,7 +16,11 @@ func TestTakeOut(t *testing.T) {
 		{name: "our line changed", before: "a\nb\nc\n", ours: "a\nX\nc\n", edited: "a\nXX\nc\n", want: "a\nb\nc\n", unclean: true},
 		{name: "put back by hand", before: "a\nb\n", ours: "a\nX\nb\n", edited: "a\nb\n", want: "a\nb\n"},
 		{name: "emptied", before: "a\nb\n", ours: "a\nX\n", edited: "", want: "a\nb\n", unclean: true},
-		{name: "end of line added to a line of ours", before: "a\nb", ours: "X\nb", edited: "X\nb\nc", want: "a\nb", unclean: true},
+		{name: "end of line added next to ours", before: "a\nb", ours: "X\nb", edited: "X\nb\nc", want: "a\nb\nc"},
+		{name: "line put below ours, which had no end before", before: "a", ours: "X\n", edited: "X\nz\n", want: "a\nz\n"},
+		{name: "line changed right below ours", before: "b\nc\n", ours: "X\nb\nc\n", edited: "X\nB\nc\n", want: "B\nc\n"},
+		{name: "line put into ours", before: "c\n", ours: "X\nY\nc\n", edited: "X\nz\nY\nc\n", want: "c\n", unclean: true},
+		{name: "line put above ours", before: "a\nc\n", ours: "a\nX\nc\n", edited: "a\nz\nX\nc\n", want: "a\nz\nc\n"},
 		{name: "all was ours", before: "", ours: "X\nY\n", edited: "X\nY\nz\n", want: "z\n"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -122,11 +122,23 @@ func rewriteNetplan(content []byte, id string, p host.Profile, ports []string, w
 	}
 	var out bytes.Buffer
 	enc := yaml.NewEncoder(&out)
-	enc.SetIndent(2)
+	enc.SetIndent(indentOf(content))
 	if err := enc.Encode(doc); err != nil {
 		return nil, err
 	}
 	return out.Bytes(), enc.Close()
+}
+
+// indentOf is how many blanks a file's first level is indented by, so that lines
+// that are not changed stay what they are.
+func indentOf(content []byte) int {
+	for _, line := range lines(content) {
+		body := strings.TrimLeft(line, " ")
+		if n := len(line) - len(body); n > 0 && strings.TrimSpace(body) != "" && !strings.HasPrefix(body, "#") {
+			return n
+		}
+	}
+	return 2
 }
 
 // dress says what makes the bridge and its ports.

@@ -337,6 +337,18 @@ func (p *Profiles) Verify(ctx context.Context, bridge string) error {
 	return nil
 }
 
+// Edited says which files of a bridge's permanent profile somebody edited since, and
+// what becomes of that when the profile is deleted.
+func (p *Profiles) Edited(bridge string) []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	r, err := p.load(host.ProfileKey(host.Permanent, bridge))
+	if err != nil || r == nil {
+		return nil // the deletion will say why
+	}
+	return p.tree.edited(r.Files, p.kept+"/edited")
+}
+
 // Change is one file that a profile made, changed or took away.
 type Change struct {
 	Path string `json:"path"`

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -105,7 +106,66 @@ func testBridged(t *testing.T, c managerCase) {
 		asBefore(t)
 		h.reboot(t, c.address())
 		asBefore(t)
+		if c.dhcp {
+			h.wantOneLease(t)
+		}
 	})
+	if c.edit != "" {
+		chapter("edited since", func(t *testing.T) { h.testEdited(t, c, before, files) })
+	}
+}
+
+// testEdited: what somebody wrote into a manager's file while the bridge stood is
+// his. It is said before and done afterwards.
+func (h *managed) testEdited(t *testing.T, c managerCase, before string, files map[string]string) {
+	h.run(t, "drawbridge", "change", "confirm", h.bridge(t, "1m").ID)
+	h.sh(t, c.edit)
+	if out := h.run(t, "drawbridge", "network", "rm", "lan", "--dry-run"); !strings.Contains(out, "was edited since") {
+		t.Errorf("it is not said what becomes of the edit:\n%s", out)
+	}
+	h.lossless(t, c, "out", func() {
+		var ch pendingChange
+		h.decode(t, &ch, "network", "rm", "lan", "--no-wait", "-o", "json")
+		h.run(t, "drawbridge", "change", "confirm", ch.ID)
+	})
+	h.wantNetwork(t, before)
+	if out := h.run(t, "cat", c.edited[0]); !strings.Contains(out, c.edited[1]) {
+		t.Errorf("%s has lost %q:\n%s", c.edited[0], c.edited[1], out)
+	}
+	if out := h.run(t, "journalctl", "-b", "-u", "drawbridge"); !strings.Contains(out, "was edited since") {
+		t.Errorf("nothing was told:\n%s", out)
+	}
+	for name, is := range h.configuration(t) {
+		switch {
+		case name != c.edited[0]:
+			if is != files[name] {
+				t.Errorf("%s is %s, was %q", name, is, files[name])
+			}
+		case strings.Contains(h.run(t, "cat", name), managedBridge):
+			t.Errorf("the bridge is still in %s", name)
+		}
+	}
+	// The host's own manager still reads it so.
+	h.reboot(t, c.address())
+	h.wantNetwork(t, before)
+}
+
+// wantOneLease asks the DHCP server: it has given this host one address in all that
+// time, never been given it back, and never refused it.
+func (h *managed) wantOneLease(t *testing.T) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(h.dir, "leases"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Count(string(b), "192.168.99.") != 1 || !strings.Contains(string(b), " "+managedMAC+" "+managedDHCP+" ") {
+		t.Errorf("the DHCP server has given away:\n%s", b)
+	}
+	for _, kind := range []string{"DHCPRELEASE", "DHCPNAK", "DHCPDECLINE"} {
+		if n := h.served(t, kind); n > 0 {
+			t.Errorf("the DHCP server has seen %d times %s", n, kind)
+		}
+	}
 }
 
 // newBridged installs the program on a host, boots it and starts the daemon.
