@@ -21,6 +21,9 @@ type file struct {
 	// Scratch files are written to by the programs that use them, such as leases:
 	// they go as they are, and nobody "edited" them.
 	Scratch bool
+	// Passing files may be taken away by us before their profile is: that one is gone
+	// is nobody's doing.
+	Passing bool
 }
 
 // lookBefore fills in what is there now.
@@ -71,7 +74,7 @@ func (t tree) put(files []file) error {
 // allThere says whether every file that shall be there is.
 func (t tree) allThere(files []file) bool {
 	for _, f := range files {
-		if f.After != nil && !f.Scratch && !t.exists(f.Path) {
+		if f.After != nil && !f.Scratch && !f.Passing && !t.exists(f.Path) {
 			return false
 		}
 	}
@@ -136,7 +139,7 @@ func (f file) wayBack(there []byte, attic string) wayBack {
 		return wayBack{done: true}
 	case f.Before == nil && (same || f.Scratch):
 		return wayBack{}
-	case same:
+	case same, there == nil && f.Passing:
 		return wayBack{content: f.Before}
 	case there == nil:
 		return wayBack{content: f.Before, note: fmt.Sprintf("%s was deleted since it was changed for the bridge: it is put back as it was before", f.Path)}

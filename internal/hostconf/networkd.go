@@ -159,12 +159,23 @@ func yes(value string) bool {
 // ours is the name of a file of networkd's that is read before source: the first
 // that matches a link, by name, is taken.
 func ours(source, name, suffix string) (string, error) {
-	for _, prefix := range []string{"05-drawbridge-", "00-drawbridge-", "0-drawbridge-", "-drawbridge-"} {
+	for _, prefix := range []string{"05-drawbridge-", "00-drawbridge-", "0-drawbridge-", "-drawbridge-", "--drawbridge-"} {
 		if file := prefix + name + suffix; file < path.Base(source) {
 			return file, nil
 		}
 	}
 	return "", fmt.Errorf("no file can be read before %s", source)
+}
+
+// oursUntilBoot is the name of such a file below /run that is read before the one
+// below /etc. If that took its place with the next reload, after the change was
+// confirmed, networkd would take the link up anew, addresses off first.
+func oursUntilBoot(source, name string) (string, error) {
+	forGood, err := ours(source, name, ".network")
+	if err != nil {
+		return "", err
+	}
+	return ours(forGood, name, ".network")
 }
 
 func (networkd) runtime(t tree, p host.Profile, d Description) ([]file, error) {
@@ -173,7 +184,7 @@ func (networkd) runtime(t tree, p host.Profile, d Description) ([]file, error) {
 	if err != nil {
 		return nil, err
 	}
-	bridge, err := ours(source, p.Bridge, ".network")
+	bridge, err := oursUntilBoot(source, p.Bridge)
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +192,7 @@ func (networkd) runtime(t tree, p host.Profile, d Description) ([]file, error) {
 	extra := append([]section{{"Network", []string{"KeepConfiguration=yes"}}}, identity(d)...)
 	files := []file{{Path: dir + bridge, After: bridgeNetwork(p, sections, extra)}}
 	for _, nic := range strings.Fields(p.Uplinks) {
-		name, err := ours(source, nic, ".network")
+		name, err := oursUntilBoot(source, nic)
 		if err != nil {
 			return nil, err
 		}
@@ -280,7 +291,7 @@ func portNetwork(p host.Profile, nic string, d Description, sections []section, 
 func letGoFiles(p host.Profile, d Description) ([]file, error) {
 	var files []file
 	for _, nic := range strings.Fields(p.Uplinks) {
-		port, err := ours(d.Files[0], nic, ".network")
+		port, err := oursUntilBoot(d.Files[0], nic)
 		if err != nil {
 			return nil, err
 		}
@@ -411,10 +422,14 @@ func aboutOne(sections []section) bool {
 }
 
 func (n networkd) verify(ctx context.Context, t tree, p host.Profile, d Description) error {
-	file, err := ours(d.Files[0], p.Bridge, ".network")
+	now, err := oursUntilBoot(d.Files[0], p.Bridge)
 	if err != nil {
 		return err
 	}
-	// Since a reboot, netplan's own file may have taken the place of ours.
-	return n.settled(ctx, t, p.Bridge, d, file, generated(p.Bridge))
+	forGood, err := ours(d.Files[0], p.Bridge, ".network")
+	if err != nil {
+		return err
+	}
+	// Since a reboot, our file for good or netplan's own has taken the place of ours.
+	return n.settled(ctx, t, p.Bridge, d, now, forGood, generated(p.Bridge))
 }

@@ -91,7 +91,11 @@ func (networkManager) runtime(t tree, p host.Profile, d Description) ([]file, er
 	if t.exists(nmEtc + portFile(p, firstUplink(p))) {
 		return nil, nil // it is for good already: this is a later boot
 	}
-	return nmFiles(nmRun, p, d), nil
+	files := nmFiles(nmRun, p, d)
+	for i := range files {
+		files[i].Passing = true // see saved
+	}
+	return files, nil
 }
 
 func (networkManager) permanent(_ tree, p host.Profile, d Description) ([]file, error) {
@@ -114,8 +118,15 @@ func portFile(p host.Profile, nic string) string {
 	return "drawbridge-" + p.Bridge + "-" + nic + ".nmconnection"
 }
 
-// saved makes it read its files: the connection is to be found where it is now.
-func (networkManager) saved(ctx context.Context, _ tree, _ host.Profile, _ Description) error {
+// saved makes it read its files: the connection is to be found where it is now. What
+// is below /run would hide that, and whoever changed the connection by nmcli would get
+// a second file with the same UUID.
+func (networkManager) saved(ctx context.Context, t tree, p host.Profile, d Description) error {
+	for _, f := range nmFiles(nmRun, p, d) {
+		if err := t.remove(f.Path); err != nil {
+			return err
+		}
+	}
 	bus, err := nmDial(ctx)
 	if err != nil {
 		return err

@@ -153,11 +153,15 @@ func (h *HandsOff) announce(ctx context.Context, names []string) {
 		}
 	}
 	if h.tree.running("NetworkManager") {
-		bus, err := nmDial(ctx)
-		if err == nil {
+		// While it is starting, it has read its files and does not listen yet.
+		err := await(ctx, func() error {
+			bus, err := nmDial(ctx)
+			if err != nil {
+				return err
+			}
 			defer bus.Close()
-			err = bus.reloadConf(ctx)
-		}
+			return bus.reloadConf(ctx)
+		})
 		if err != nil {
 			h.tell(err.Error())
 		}

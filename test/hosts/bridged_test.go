@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"drawbridge/internal/hostconf"
 )
 
 // TestBridged tells an operator's story with the program as it is installed, by
@@ -24,6 +26,13 @@ func TestBridged(t *testing.T) {
 			testBridged(t, c)
 		})
 	}
+}
+
+// reloads is how a manager is made to read its files anew, in the boot in which they
+// were changed. Nothing must come of it.
+var reloads = map[string]string{
+	hostconf.Networkd: "networkctl reload", hostconf.Netplan: "networkctl reload",
+	hostconf.NetworkManager: "nmcli connection reload", hostconf.IfUpDown2: "ifreload -a",
 }
 
 // pendingChange is what the client says of a change that waits.
@@ -83,6 +92,10 @@ func testBridged(t *testing.T, c managerCase) {
 	chapter("in for good", func(t *testing.T) {
 		h.lossless(t, c, "in", func() { h.run(t, "drawbridge", "change", "confirm", h.bridge(t, "1m").ID) })
 		h.wantBridge(t, c)
+		if reload := reloads[c.manager]; reload != "" {
+			h.lossless(t, c, reload, func() { h.sh(t, reload) })
+			h.wantBridge(t, c)
+		}
 		h.reboot(t, c.address())
 		h.wantBridge(t, c)
 		if out := h.run(t, "drawbridge", "network", "ls"); !strings.Contains(out, "lan") || !strings.Contains(out, managedBridge) {

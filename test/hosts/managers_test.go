@@ -40,7 +40,7 @@ var managerCases = []managerCase{
 	{
 		name: "networkd-static", manager: hostconf.Networkd, services: []string{"systemd-networkd"},
 		files: map[string]string{"/etc/systemd/network/20-lan.network": "# the LAN\n[Match]\nName=enp6s18\n\n[Network]\nAddress=192.168.99.66/24\nGateway=192.168.99.1\nDNS=192.168.99.1\nDomains=lan.example\n"},
-		edit: "echo '# mine' >>/etc/systemd/network/05-drawbridge-br0.network", edited: [2]string{"/var/lib/drawbridge/hostconf/edited/etc-systemd-network-05-drawbridge-br0.network", "# mine"},
+		edit:  "echo '# mine' >>/etc/systemd/network/05-drawbridge-br0.network", edited: [2]string{"/var/lib/drawbridge/hostconf/edited/etc-systemd-network-05-drawbridge-br0.network", "# mine"},
 	},
 	{
 		name: "networkd-dhcp", manager: hostconf.Networkd, services: []string{"systemd-networkd"}, dhcp: true,
@@ -49,7 +49,7 @@ var managerCases = []managerCase{
 	{
 		name: "netplan-static", manager: hostconf.Netplan, services: []string{"systemd-networkd"},
 		files: map[string]string{"/etc/netplan/01-lan.yaml": "# The LAN\nnetwork:\n  version: 2\n  renderer: networkd\n  ethernets:\n    enp6s18: # the only NIC\n      dhcp4: false\n      accept-ra: false\n      addresses: [192.168.99.66/24]\n      routes:\n        - to: default\n          via: 192.168.99.1\n      # the router\n      nameservers:\n        addresses: [192.168.99.1]\n        search: [lan.example]\n"},
-		edit: "sed -i 's/search: \\[lan.example\\]/search: [lan.example, mine.example]/' /etc/netplan/01-lan.yaml; netplan get >/dev/null", edited: [2]string{"/etc/netplan/01-lan.yaml", "search: [lan.example, mine.example]"},
+		edit:  "sed -i 's/search: \\[lan.example\\]/search: [lan.example, mine.example]/' /etc/netplan/01-lan.yaml; netplan get >/dev/null", edited: [2]string{"/etc/netplan/01-lan.yaml", "search: [lan.example, mine.example]"},
 	},
 	{
 		name: "netplan-dhcp", manager: hostconf.Netplan, services: []string{"systemd-networkd"}, dhcp: true,
@@ -58,7 +58,7 @@ var managerCases = []managerCase{
 	{
 		name: "ifupdown-static", manager: hostconf.IfUpDown, services: []string{"networking"},
 		files: map[string]string{"/etc/network/interfaces": "# This file describes the network.\n\nsource /etc/network/interfaces.d/*\n\nauto lo\niface lo inet loopback\n\n# The LAN\nallow-hotplug enp6s18\nauto enp6s18\niface enp6s18 inet static\n\taddress 192.168.99.66/24\n\tgateway 192.168.99.1\n\tup ip route add 198.51.100.0/24 via 192.168.99.1 dev enp6s18\n\tdown ip route del 198.51.100.0/24 via 192.168.99.1 dev enp6s18\n"},
-		edit: "sed -i 's/^\\tgateway .*/&\\n\\tdns-search mine.example/' /etc/network/interfaces; ifquery br0 >/dev/null", edited: [2]string{"/etc/network/interfaces", "dns-search mine.example"},
+		edit:  "sed -i 's/^\\tgateway .*/&\\n\\tdns-search mine.example/' /etc/network/interfaces; ifquery br0 >/dev/null", edited: [2]string{"/etc/network/interfaces", "dns-search mine.example"},
 	},
 	{
 		name: "ifupdown-dhcp", manager: hostconf.IfUpDown, services: []string{"networking"}, dhcp: true,
@@ -67,7 +67,7 @@ var managerCases = []managerCase{
 	{
 		name: "ifupdown2-static", manager: hostconf.IfUpDown2, root: "ifupdown2", services: []string{"networking"},
 		files: map[string]string{"/etc/network/interfaces": "auto lo\niface lo inet loopback\n\n# The LAN\nauto enp6s18\niface enp6s18\n    address 192.168.99.66/24\n    gateway 192.168.99.1\n    # the office\n    post-up ip route add 198.51.100.0/24 via 192.168.99.1 dev enp6s18\n\nsource /etc/network/interfaces.d/*\n"},
-		edit: "sed -i 's/^    gateway .*/&\\n    alias mine/' /etc/network/interfaces; ifquery br0 >/dev/null", edited: [2]string{"/etc/network/interfaces", "alias mine"},
+		edit:  "sed -i 's/^    gateway .*/&\\n    alias mine/' /etc/network/interfaces; ifquery br0 >/dev/null", edited: [2]string{"/etc/network/interfaces", "alias mine"},
 	},
 	{
 		name: "ifupdown2-dhcp", manager: hostconf.IfUpDown2, root: "ifupdown2", services: []string{"networking"}, dhcp: true,
@@ -76,7 +76,7 @@ var managerCases = []managerCase{
 	{
 		name: "networkmanager-static", manager: hostconf.NetworkManager, services: []string{"NetworkManager"},
 		files: map[string]string{"/etc/NetworkManager/system-connections/lan.nmconnection": "# by hand\n[connection]\nid=lan\nuuid=11111111-2222-3333-4444-555555555555\ntype=ethernet\ninterface-name=enp6s18\n\n[ethernet]\nwake-on-lan=64\n\n[ipv4]\nmethod=manual\naddress1=192.168.99.66/24,192.168.99.1\ndns=192.168.99.1;\ndns-search=lan.example;\nroute1=198.51.100.0/24,192.168.99.1\n\n[ipv6]\nmethod=disabled\n"},
-		edit: "nmcli connection modify lan +ipv4.dns 192.168.99.7", edited: [2]string{"/etc/NetworkManager/system-connections/lan.nmconnection", "dns=192.168.99.1;192.168.99.7;"},
+		edit:  "nmcli connection modify lan +ipv4.dns 192.168.99.7", edited: [2]string{"/etc/NetworkManager/system-connections/lan.nmconnection", "dns=192.168.99.1;192.168.99.7;"},
 	},
 	{
 		name: "networkmanager-dhcp", manager: hostconf.NetworkManager, services: []string{"NetworkManager"}, dhcp: true,
