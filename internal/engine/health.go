@@ -52,6 +52,7 @@ func (e *Engine) Examine(ctx context.Context) (Examination, error) {
 		}
 	}
 	v.Leases = nameLeases(v.Leases, v.Ports, doc)
+	namePorts(v.Ports, v.Leases)
 	fillAddresses(v.Ports, v.Leases, doc)
 	addNeighbours(v.Ports, x.Neighbours)
 	if heard, err := e.Services.Heard(ctx); err == nil { // else they are not known just now
@@ -225,6 +226,26 @@ func nameLeases(leases []Lease, ports []Port, doc spec.Document) []Lease {
 		leases[i].Guest = nameOr(names[string(l.Network)+" "+l.MAC], l.Hostname)
 	}
 	return leases
+}
+
+// namePorts gives the guest behind a port that nobody named the name by which its
+// lease is known, as long as that is the name of no other guest: clients say what
+// they like.
+func namePorts(ports []Port, leases []Lease) {
+	holders := map[string]int{}
+	for _, p := range ports {
+		holders[p.Guest]++
+	}
+	known := map[string]string{}
+	for _, l := range leases {
+		holders[l.Guest]++
+		known[string(l.Network)+" "+l.MAC] = l.Guest
+	}
+	for i, p := range ports {
+		if name := known[string(p.Network)+" "+p.MAC]; p.Guest == p.Tap && p.MAC != "" && name != "" && holders[name] == 1 {
+			ports[i].Guest = name
+		}
+	}
 }
 
 func fillAddresses(ports []Port, leases []Lease, doc spec.Document) {
