@@ -22,6 +22,8 @@ import (
 type doctor struct {
 	*engine.Engine
 	linux *linux.Host
+	// profiles know the host's own network manager; nil where that is not ours to ask.
+	profiles *hostconf.Profiles
 	// blocked are guest services without their port; nil if nobody can say.
 	blocked func() map[host.Key]string
 	// problems are what guest services say of themselves.
@@ -214,7 +216,7 @@ func (d doctor) Fix(ctx context.Context, title string, fix diagnose.Fix, o engin
 
 // doctor is that of a daemon that runs.
 func (d *running) doctor() doctor {
-	return doctor{Engine: d.engine, linux: d.linux, blocked: d.adapter.Blocked, problems: func() []string {
+	return doctor{Engine: d.engine, linux: d.linux, profiles: d.profiles, blocked: d.adapter.Blocked, problems: func() []string {
 		report, err := d.adapter.Report()
 		if err != nil {
 			return nil // it does not answer, which is found too

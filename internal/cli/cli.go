@@ -193,7 +193,7 @@ verified, and taken back if it goes wrong.`,
 		return fixed(forms(c)...)(c, args, to)
 	})
 	root.AddCommand(
-		a.statusCommand(), a.doctorCommand(), a.topologyCommand(), a.networkCommand(), a.upCommand(), a.downCommand(),
+		a.statusCommand(), a.doctorCommand(), a.adviseCommand(), a.topologyCommand(), a.networkCommand(), a.upCommand(), a.downCommand(),
 		a.planCommand(), a.applyCommand(), a.exportCommand(), a.forwardCommand(), a.reservationCommand(), a.leaseCommand(),
 		a.guestCommand(), a.portCommand(), a.qemuCommand(), a.changeCommand(), a.monitorCommand(), a.logCommand(), a.undoCommand(), a.captureCommand(),
 		a.webCommand(), a.sessionCommand(), a.tokenCommand(),

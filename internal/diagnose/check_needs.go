@@ -305,6 +305,12 @@ func (o *obstacles) mark(f *Facts) {
 	}
 }
 
+// DefaultLink is the link of the best default route, "" if there is none.
+func (f *Facts) DefaultLink() string {
+	best, _ := f.defaultLinks()
+	return cmp.Or(best, f.defaultLink6())
+}
+
 // Needs are those of all running networks.
 func (f *Facts) Needs() []Need {
 	var all []Need

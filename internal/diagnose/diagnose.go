@@ -25,7 +25,8 @@
 //
 // It also owns what can be wrong with a host, as rules over facts that others
 // read: Examine in check.go, a file for each family of checks; check_needs.go
-// finds by the walk what of other programs stops guests.
+// finds by the walk what of other programs stops guests. Advise in advise.go answers
+// "bridge or NAT?".
 package diagnose
 
 import (

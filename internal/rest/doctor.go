@@ -15,6 +15,8 @@ import (
 // Doctor looks at the whole host, and mends what package diagnose says.
 type Doctor interface {
 	Facts(ctx context.Context) (*diagnose.Facts, error)
+	// Ground is what decides between bridge and NAT; pid is who asks.
+	Ground(ctx context.Context, pid int) (diagnose.Ground, error)
 	Fix(ctx context.Context, title string, fix diagnose.Fix, o engine.Options) (engine.Result, error)
 }
 

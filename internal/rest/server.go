@@ -238,6 +238,7 @@ func (s *Server) register() {
 	s.registerEvents()
 	s.registerLog()
 	s.registerDoctor()
+	s.registerAdvise()
 	s.registerMetrics()
 	s.registerCapture()
 	s.registerWeb()
