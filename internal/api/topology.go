@@ -19,8 +19,8 @@ import (
 // with its NICs on the upper edge and forwards (doors) beside them, each bridge
 // as a horizontal rail with its guests hanging from it. Boxes and paths are in
 // pixels from the upper left corner of a picture of Width × Height. A node
-// without a box is not drawn; if Folded is set, the node of that id, of kind
-// "more", stands for it. An edge without a path is shown by how its ends touch:
+// without a box is not drawn; the node named by Folded, mostly one of kind "more",
+// stands for it. An edge without a path is shown by how its ends touch:
 // a port's pill sits on the edge of its guest's box.
 type Topology struct {
 	Host    string `json:"host" doc:"Name of the host"`
@@ -88,7 +88,7 @@ type Node struct {
 	Problems    int       `json:"problems,omitempty" doc:"How many of a folded group have a problem"`
 	Mark        string    `json:"mark,omitempty" enum:"added,removed,changed" doc:"What the change does to it, where a change is drawn"`
 	Box         *Box      `json:"box,omitempty" doc:"Missing: not drawn"`
-	Folded      string    `json:"folded,omitempty" doc:"The node of kind more that stands for it"`
+	Folded      string    `json:"folded,omitempty" doc:"The node that stands for it: one of kind more, or for a NIC of a guest with very many the guest"`
 }
 
 // Finding is a remark about one node.

@@ -51,10 +51,11 @@ func (l *layout) slot(s slot, x, y int) {
 		l.node(s.port).Box = Box{x + 10, y, pillW, pillH}
 	}
 	w := min(pillW, (columnW-20-4*len(s.others))/max(1, len(s.others)))
-	if w < 8 {
-		return // too many to be drawn: they are in the facts
-	}
 	for i, port := range s.others {
+		if w < 8 { // too many to be drawn: the guest stands for them
+			l.node(port).Folded = s.node
+			continue
+		}
 		l.node(port).Box = Box{n.Box.Right() - 10 - (i+1)*w - i*4, n.Box.Bottom() - pillLap, w, pillH}
 	}
 }

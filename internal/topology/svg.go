@@ -40,7 +40,7 @@ func SVG(g Graph) string {
 		what += " of " + g.Host
 	}
 	s.put(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" viewBox="0 0 %d %d" role="img" aria-label="%s">`,
-		g.Width, g.Height, g.Width, g.Height, xml(what))
+		g.Width, g.Height, g.Width, g.Height, escaped(what))
 	s.put("<style>%s</style>", style)
 	s.put(`<rect class="bg" width="%d" height="%d" rx="8"/>`, g.Width, g.Height)
 	f := g.Frame
@@ -83,8 +83,8 @@ func (s *svg) put(format string, args ...any) {
 	s.out.WriteByte('\n')
 }
 
-// xml makes a text part of the file.
-func xml(s string) string {
+// escaped makes a text part of the file.
+func escaped(s string) string {
 	return strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;", "'", "&#39;").Replace(clean(s))
 }
 
@@ -147,7 +147,7 @@ func (s *svg) edge(e Edge, nodes map[string]Node) {
 		s.uses["lane"] = true
 	}
 	class = append(class, state(e.Health, e.Mark)...)
-	s.put(`<path class="%s" data-id="%s" d="%s"/>`, strings.Join(class, " "), xml(e.ID), rounded(e.Path, 7))
+	s.put(`<path class="%s" data-id="%s" d="%s"/>`, strings.Join(class, " "), escaped(e.ID), rounded(e.Path, 7))
 	if e.Kind == EdgeRouted && e.Translated {
 		last, before := e.Path[len(e.Path)-1], e.Path[len(e.Path)-2]
 		x := max(last.X-46, before.X+8)
@@ -214,7 +214,7 @@ func (s *svg) legend() {
 		name = "host " + s.g.Host
 	}
 	name = cut(name, 30, "…")
-	s.put(`<text class="small" x="%d" y="%d">%s</text>`, s.g.Frame.X+14, y, xml(name))
+	s.put(`<text class="small" x="%d" y="%d">%s</text>`, s.g.Frame.X+14, y, escaped(name))
 	least := s.g.Frame.X + 14 + cells(name)*7 + 20
 	for _, item := range []struct{ use, text string }{
 		{"removed", "goes"}, {"changed", "changes"}, {"added", "comes"}, {"bad", "problem"}, {"lane", "further NIC"},

@@ -22,7 +22,7 @@ func (s *svg) node(n Node) {
 		class = append(class, s.homes[n.ID])
 	}
 	class = append(class, state(n.Health, n.Mark)...)
-	s.put(`<g class="%s" data-id="%s"><title>%s</title>`, strings.Join(class, " "), xml(n.ID), facts(n))
+	s.put(`<g class="%s" data-id="%s"><title>%s</title>`, strings.Join(class, " "), escaped(n.ID), facts(n))
 	switch n.Kind {
 	case KindLAN:
 		s.lan(n)
@@ -41,7 +41,7 @@ func (s *svg) node(n Node) {
 }
 
 func (s *svg) text(class string, x, y, pixels int, size float64, text string) {
-	s.put(`<text class="%s" x="%d" y="%d">%s</text>`, class, x, y, xml(cut(clean(text), room(pixels, size), "…")))
+	s.put(`<text class="%s" x="%d" y="%d">%s</text>`, class, x, y, escaped(cut(clean(text), room(pixels, size), "…")))
 }
 
 func (s *svg) box(class string, b Box, radius int) {
@@ -78,7 +78,7 @@ func (s *svg) lan(n Node) {
 }
 
 func (s *svg) centred(class string, b Box, dy int, size float64, text string) {
-	s.put(`<text class="%s" style="font-size:%gpx" x="%d" y="%d" text-anchor="middle">%s</text>`, class, size, b.Middle().X, b.Y+dy, xml(cut(clean(text), room(b.W-16, size), "…")))
+	s.put(`<text class="%s" style="font-size:%gpx" x="%d" y="%d" text-anchor="middle">%s</text>`, class, size, b.Middle().X, b.Y+dy, escaped(cut(clean(text), room(b.W-16, size), "…")))
 }
 
 // card is a NIC, the host or a guest: a name and two lines.
@@ -100,13 +100,13 @@ func (s *svg) card(n Node) {
 	case KindGuest:
 		if doors := s.doors[n.ID]; len(doors) > 0 {
 			text := cut(clean("▸"+strings.Join(doors, " ▸")), room(columnW-10-pillW-14, 10), "…")
-			s.put(`<text class="small doors tint" x="%d" y="%d" text-anchor="end">%s</text>`, b.Right()-6, b.Y-5, xml(text))
+			s.put(`<text class="small doors tint" x="%d" y="%d" text-anchor="end">%s</text>`, b.Right()-6, b.Y-5, escaped(text))
 		}
 	}
 	x, wide := b.X+13, b.W-24
 	if tag != "" {
 		tag = cut(clean(tag), 12, "…")
-		s.put(`<text class="small" x="%d" y="%d" text-anchor="end">%s</text>`, b.Right()-11, b.Y+20, xml(tag))
+		s.put(`<text class="small" x="%d" y="%d" text-anchor="end">%s</text>`, b.Right()-11, b.Y+20, escaped(tag))
 		wide -= cells(tag)*6 + 8
 	}
 	s.text("name", x, b.Y+20, wide, 13, name)
@@ -172,7 +172,7 @@ func (s *svg) pill(n Node) {
 	if len(n.VLANs) > 0 {
 		label += "·" + strings.Join(n.VLANs, ",")
 	}
-	s.put(`<text class="small" x="%d" y="%d" text-anchor="middle">%s</text>`, n.Box.Middle().X, n.Box.Y+13, xml(cut(clean(label), room(n.Box.W-8, 10), "…")))
+	s.put(`<text class="small" x="%d" y="%d" text-anchor="middle">%s</text>`, n.Box.Middle().X, n.Box.Y+13, escaped(cut(clean(label), room(n.Box.W-8, 10), "…")))
 	if n.Box.W == columnW { // nobody's: no box of a guest tells it
 		s.marked(n, n.Box.X+2, n.Box.Y+1)
 	}
@@ -196,7 +196,7 @@ func (s *svg) more(n Node) {
 		s.put(`<text class="small warn" x="%d" y="%d" text-anchor="middle">! %d with problems</text>`, n.Box.Middle().X, y+10, n.Problems)
 		y -= 6
 	}
-	s.put(`<text x="%d" y="%d" text-anchor="middle">%s</text>`, n.Box.Middle().X, y, xml(n.Note))
+	s.put(`<text x="%d" y="%d" text-anchor="middle">%s</text>`, n.Box.Middle().X, y, escaped(n.Note))
 }
 
 // rail is a bridge, with its name written above.
@@ -224,7 +224,7 @@ func (s *svg) rail(n Node) {
 		x, wide = x+20, wide-20
 	}
 	title = cut(clean(title), room(wide/2, 13), "…")
-	s.put(`<text class="name" x="%d" y="%d">%s</text>`, x, b.Y-8, xml(title))
+	s.put(`<text class="name" x="%d" y="%d">%s</text>`, x, b.Y-8, escaped(title))
 	used := cells(title)*8 + 12
 	line := strings.Join(append(full(rest...), full(n.Addresses...)...), "  ")
 	class := ""
@@ -275,7 +275,7 @@ func facts(n Node) string {
 		add("fix:", f.Fix)
 	}
 	for i, l := range lines {
-		lines[i] = xml(l)
+		lines[i] = escaped(l)
 	}
 	return strings.Join(lines, "\n")
 }

@@ -78,7 +78,7 @@ func Text(g Graph, p Page) []Line {
 	t.measure(g)
 	for _, kind := range []NodeKind{KindLAN, KindNIC, KindBridge, KindPort, KindForward} {
 		for _, n := range g.Nodes {
-			if n.Kind == kind && !t.entered(n) && n.Folded == "" {
+			if n.Kind == kind && !t.entered(n) && !t.folded(n) {
 				t.root(n)
 			}
 		}
@@ -128,6 +128,9 @@ type tree struct {
 func (t *tree) entered(n Node) bool {
 	return len(t.to[n.ID]) > 0
 }
+
+// folded says whether a line for many stands for a node.
+func (t *tree) folded(n Node) bool { return n.Folded != "" && t.nodes[n.Folded].Kind == KindMore }
 
 func (t *tree) root(n Node) {
 	if len(t.lines) > 0 {
@@ -223,7 +226,7 @@ func (t *tree) below(n Node) []Edge {
 	for _, e := range t.from[n.ID] {
 		to := t.nodes[e.To]
 		stacked := e.Kind == EdgeAttached && slices.ContainsFunc(t.to[e.To], func(o Edge) bool { return o.Kind == EdgeStacked })
-		if e.Kind == EdgeGuest || to.Kind == KindGuest || to.Folded != "" || stacked {
+		if e.Kind == EdgeGuest || to.Kind == KindGuest || t.folded(to) || stacked {
 			continue
 		}
 		out = append(out, e)

@@ -9,7 +9,7 @@ import (
 func (t *tree) measure(g Graph) {
 	one, many := 0, 0
 	for _, n := range g.Nodes {
-		if n.Kind != KindPort || n.Folded != "" {
+		if n.Kind != KindPort || t.folded(n) {
 			continue
 		}
 		t.tap = max(t.tap, cells(t.tapName(n)))
