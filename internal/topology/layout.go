@@ -126,6 +126,8 @@ type layout struct {
 	wall    int
 	// upColumns and upBottom are those of the NICs.
 	upColumns, upBottom int
+	// turnAt is where the ways out turn to their lanes.
+	turnAt int
 }
 
 // band is a rail and what hangs from it.

@@ -119,7 +119,7 @@ func (l *layout) waysOut() {
 				continue
 			}
 			// Out at the bottom, or at the left where something stands below.
-			turn := l.upBottom + 12 + i*8
+			turn := l.turnAt + i*8
 			x := source.Box.X + 24
 			start := []Point{{x, source.Box.Bottom()}, {x, turn}}
 			if l.next(from, EdgeStacked) != "" {

@@ -11,7 +11,7 @@ func (l *layout) uplinks() int {
 		}
 	}
 	l.upColumns = u.columns
-	l.columns = max(l.columns, u.columns, 3)
+	l.columns = max(l.columns, u.columns, min(3, l.Columns))
 	top := margin
 	if u.anyLAN() {
 		top = margin + lanH + 32
@@ -20,6 +20,7 @@ func (l *layout) uplinks() int {
 	u.boxes(top)
 	u.lans()
 	doorsBottom := l.doors()
+	l.turnAt = u.bottom + 12
 	return max(u.bottom, doorsBottom) + 18 + max(fewestLanes, len(l.lanes))*8
 }
 
@@ -156,7 +157,8 @@ func (u *uplinks) cable(lan, nic Box) []Point {
 	return []Point{{x, lan.Bottom()}, {x, lan.Bottom() + 16}, {to, lan.Bottom() + 16}, {to, nic.Y}}
 }
 
-// doors puts the forwards on the wall beside the NICs, in rows.
+// doors puts the forwards on the wall beside the NICs, in rows, and returns where
+// they end.
 func (l *layout) doors() int {
 	var doors []string
 	for _, n := range l.g.Nodes {
@@ -180,16 +182,17 @@ func (l *layout) doors() int {
 		}
 		doors = append(doors[:most:most], l.addMore(more))
 	}
-	across := max(1, min(4, l.Columns-l.upColumns))
-	if len(doors) < across {
-		across = len(doors)
+	first, top := l.upColumns, l.wall-doorH/2
+	if l.Columns <= l.upColumns { // no room beside the NICs: below them
+		first, top = 0, l.upBottom+20+len(l.lanes)*8
 	}
-	l.columns = max(l.columns, l.upColumns+across)
+	across := min(max(1, min(4, l.Columns-first)), len(doors))
+	l.columns = max(l.columns, first+across)
 	bottom := 0
 	for i, d := range doors {
 		n := l.node(d)
-		n.Box = Box{l.left(l.upColumns + i%across), l.wall - doorH/2 + i/across*(doorH+6), columnW, doorH}
+		n.Box = Box{l.left(first + i%across), top + i/across*(doorH+6), columnW, doorH}
 		bottom = n.Box.Bottom()
 	}
-	return max(bottom, l.node(doors[0]).Box.Bottom())
+	return bottom
 }

@@ -72,13 +72,13 @@ func (s *svg) lan(n Node) {
 	if len(n.Addresses) > 0 {
 		way = "gateway " + n.Addresses[0]
 	}
-	s.centred("name big", b, 17, 12.5, name)
+	s.centred("name big", b, 17, 12, name)
 	s.centred("", b, 31, 11, way)
 	s.marked(n, b.Right()-14, b.Y)
 }
 
 func (s *svg) centred(class string, b Box, dy int, size float64, text string) {
-	s.put(`<text class="%s" style="font-size:%gpx" x="%d" y="%d" text-anchor="middle">%s</text>`, class, size, b.Middle().X, b.Y+dy, escaped(cut(clean(text), room(b.W-16, size), "…")))
+	s.put(`<text class="%s" style="font-size:%gpx" x="%d" y="%d" text-anchor="middle">%s</text>`, class, size, b.Middle().X, b.Y+dy, escaped(cut(clean(text), room(b.W-14, size), "…")))
 }
 
 // card is a NIC, the host or a guest: a name and two lines.
@@ -184,6 +184,9 @@ func (s *svg) door(n Node) {
 	text := n.Listen + " → " + n.Target
 	if n.Health == Down {
 		text += " waits"
+	}
+	if i := strings.LastIndexByte(n.Listen, ':'); i > 0 && cells(text) > room(n.Box.W-18, 11) {
+		text = "…" + text[i:] // the port says more than the address
 	}
 	s.text("", n.Box.X+12, n.Box.Y+15, n.Box.W-18, 11, text)
 	s.marked(n, n.Box.Right()-4, n.Box.Y+1)
