@@ -19,6 +19,8 @@ const (
 	Packets Unit = "packets"
 	Clients Unit = "clients"
 	Bytes   Unit = "bytes"
+	Percent Unit = "%"
+	Events  Unit = "events"
 )
 
 // more says whether more of it is better.
