@@ -68,22 +68,30 @@ func (c *Client) Watch(ctx context.Context, o WatchOptions, each func(Event) err
 	defer resp.Body.Close()
 	lines := bufio.NewScanner(resp.Body)
 	lines.Buffer(nil, maxEventLine)
-	id := since
+	id, data := since, ""
 	for lines.Scan() {
 		field, value, _ := strings.Cut(lines.Text(), ": ")
 		switch field {
 		case "id":
 			id = value
 		case "data":
-			var e Event
-			if err := json.Unmarshal([]byte(value), &e); err != nil {
-				return since, fmt.Errorf("read event: %w", err)
-			}
-			if err := each(e); err != nil {
-				return since, err
-			}
-		case "":
-			since = id // the message was whole
+			data = value
+		}
+		if lines.Text() != "" {
+			continue
+		}
+		// The empty line: the message is whole.
+		since = id
+		if data == "" {
+			continue
+		}
+		var e Event
+		if err := json.Unmarshal([]byte(data), &e); err != nil {
+			return since, fmt.Errorf("read event: %w", err)
+		}
+		data = ""
+		if err := each(e); err != nil {
+			return since, err
 		}
 	}
 	if ctx.Err() != nil {

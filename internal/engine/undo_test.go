@@ -225,3 +225,46 @@ func TestARolledBackChangeIsInTheRecord(t *testing.T) {
 	b := bench{e, t}
 	b.refuses(all[0].ID, "rolled-back")
 }
+
+// Whenever the power goes, a change is in the record as confirmed if, and only if,
+// it is in the document.
+func TestTheRecordAgreesWithTheDocumentAfterAPowerCut(t *testing.T) {
+	for cut := 0; ; cut++ {
+		m := newMachine(t)
+		e := m.start(m.fake)
+		if _, err := e.Do(t.Context(), network("default"), engine.Options{}); err != nil {
+			t.Fatal(err)
+		}
+		m.disk.cut = cut
+		_, err := e.Do(byAlice(t.Context()), network("lab", isolated), engine.Options{})
+		over := m.disk.cut > 0 || err == nil
+		m.fake.Restart()
+		e = m.start(m.fake)
+		_, there := e.Document().Networks["lab"]
+		confirmed, ended := 0, 0
+		for _, entry := range history(t, e) {
+			if entry.Title != `create network "lab"` {
+				continue
+			}
+			ended++
+			if entry.Phase == txn.Confirmed {
+				confirmed++
+			}
+			if entry.By.String() != alice {
+				t.Errorf("cut %d: it was done by %q", cut, entry.By)
+			}
+		}
+		if (confirmed == 1) != there || confirmed > 1 || ended > 1 {
+			t.Errorf("cut %d: the network is there: %v; the record has it %d times, %d of them confirmed", cut, there, ended, confirmed)
+		}
+		if over {
+			if cut < 2 {
+				t.Errorf("only %d writes", cut)
+			}
+			return
+		}
+		if cut > 20 {
+			t.Fatal("it never ends")
+		}
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -26,6 +27,10 @@ import (
 const childSocket = "REST_TEST_SOCKET"
 
 func TestMain(m *testing.M) {
+	if n, err := strconv.Atoi(os.Getenv(listenEnv)); err == nil {
+		beListeners(n, os.Args[1])
+		return
+	}
 	if socket := os.Getenv(childSocket); socket != "" {
 		child(socket)
 		return

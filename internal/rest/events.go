@@ -83,6 +83,9 @@ func (s *Server) stream(ctx context.Context, w http.ResponseWriter, q eventQuery
 	l := s.feed.listen(since, q.Network, q.Kind)
 	defer l.close()
 	w.Header().Set("Content-Type", "text/event-stream")
+	// Not in chunks, which would make three writes of one; a message that is cut off
+	// lacks its empty line, so that nobody takes it for a whole one.
+	w.Header().Set("Transfer-Encoding", "identity")
 	out := http.NewResponseController(w)
 	err := l.follow(ctx, func(text []byte) error { return write(w, out, text, s.SendTimeout) })
 	if errors.Is(err, errTooSlow) || errors.Is(err, os.ErrDeadlineExceeded) {

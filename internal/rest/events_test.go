@@ -224,7 +224,7 @@ func TestASlowListenerIsDroppedAndDelaysNobody(t *testing.T) {
 	}
 	// What the kernel still has for it, and then the end.
 	read, err := io.Copy(io.Discard, slow.body)
-	if whole := int64(rounds * many * 150); err == nil || read >= whole {
+	if whole := int64(rounds * many * 150); err != nil || read >= whole {
 		t.Errorf("it read %d bytes of more than %d, and then %v", read, whole, err)
 	}
 	happen(f, 1, engine.PortEvent)

@@ -202,7 +202,7 @@ func (f *fakeEngine) tell(e engine.Event) {
 
 // serve runs a server on a socket that everybody can reach, and returns its
 // path and a client.
-func serve(t *testing.T, f *fakeEngine, edit func(*Config)) (string, *api.Client) {
+func serve(t testing.TB, f *fakeEngine, edit func(*Config)) (string, *api.Client) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "rest")
 	if err != nil {
