@@ -42,7 +42,7 @@ test:
 # Whole hosts under systemd, in containers: install, upgrade, reboot, remove.
 test-hosts:
 	@scripts/install-packages build test hosts
-	@DRAWBRIDGE_HOSTS=1 $(GO) test -count=1 -p 1 -timeout 20m -v ./test/hosts/ ./test/neighbours/
+	@DRAWBRIDGE_HOSTS=1 $(GO) test -count=1 -p 1 -timeout 35m -v ./test/hosts/ ./test/neighbours/
 
 bench:
 	@scripts/install-packages build test bench

@@ -98,6 +98,7 @@ func testBridged(t *testing.T, c managerCase) {
 		}
 		h.reboot(t, c.address())
 		h.wantBridge(t, c)
+		h.sh(t, c.bridged)
 		if out := h.run(t, "drawbridge", "network", "ls"); !strings.Contains(out, "lan") || !strings.Contains(out, managedBridge) {
 			t.Errorf("after the reboot:\n%s", out)
 		}
@@ -225,5 +226,36 @@ func (h *managed) decode(t *testing.T, into any, args ...string) {
 			out = append(out, exit.Stderr...)
 		}
 		t.Fatalf("drawbridge %s: %v: %s", strings.Join(args, " "), err, out)
+	}
+}
+
+// TestRefused: what cannot be carried over is refused by name before anything is
+// touched.
+func TestRefused(t *testing.T) {
+	need(t)
+	for _, c := range []struct {
+		managerCase
+		why string
+	}{
+		{managerCase{
+			name: "netplan with NetworkManager", services: []string{"NetworkManager"}, dhcp: true,
+			files: map[string]string{"/etc/netplan/01-nm.yaml": "network:\n  version: 2\n  renderer: NetworkManager\n  ethernets:\n    enp6s18: {dhcp4: true}\n"},
+		}, "netplan with NetworkManager as renderer"},
+		{managerCase{
+			name: "networkd with a VLAN on it", services: []string{"systemd-networkd"},
+			files: map[string]string{"/etc/systemd/network/20-lan.network": "[Match]\nName=enp6s18\n\n[Network]\nAddress=192.168.99.66/24\nVLAN=vlan5\n"},
+		}, "VLAN=vlan5"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			h := newBridged(t, c.managerCase)
+			before, files := h.network(t), h.configuration(t)
+			out, err := h.try("drawbridge", "network", "create", "lan", "--mode", "bridged", "--uplink", managedNIC, "--no-wait")
+			if err == nil || !strings.Contains(out, c.why) || strings.Count(strings.TrimSpace(out), "\n") > 0 {
+				t.Errorf("%v: %s", err, out)
+			}
+			h.wantNetwork(t, before)
+			h.wantConfiguration(t, files)
+		})
 	}
 }

@@ -23,6 +23,8 @@ type managerCase struct {
 	dhcp     bool
 	// before runs on the host after each boot while its NIC is in no bridge.
 	before string
+	// bridged must succeed on the host while the bridge is there for good.
+	bridged string
 	// edit is what somebody does to the manager's files while the bridge stands, and
 	// edited the file that has it afterwards, and what. None: the case is like another.
 	edit   string
@@ -52,8 +54,13 @@ var managerCases = []managerCase{
 		edit:  "sed -i 's/search: \\[lan.example\\]/search: [lan.example, mine.example]/' /etc/netplan/01-lan.yaml; netplan get >/dev/null", edited: [2]string{"/etc/netplan/01-lan.yaml", "search: [lan.example, mine.example]"},
 	},
 	{
+		// As an image for clouds has it, where cloud-init writes the file at boot.
 		name: "netplan-dhcp", manager: hostconf.Netplan, services: []string{"systemd-networkd"}, dhcp: true,
-		files: map[string]string{"/etc/netplan/50-installer.yaml": "# as an installer writes it\nnetwork:\n    version: 2\n    ethernets:\n        lan: {dhcp4: true, match: {name: enp6s18}}\n"},
+		files: map[string]string{
+			"/etc/netplan/50-cloud-init.yaml": "# This file is generated from information provided by the datasource.  Changes\n# to it will not persist across an instance reboot.\nnetwork:\n    version: 2\n    ethernets:\n        lan: {dhcp4: true, match: {name: enp6s18}}\n",
+			"/etc/cloud/cloud.cfg":            "preserve_hostname: false\n",
+		},
+		bridged: "grep -qx 'network: {config: disabled}' /etc/cloud/cloud.cfg.d/99-drawbridge-network.cfg",
 	},
 	{
 		name: "ifupdown-static", manager: hostconf.IfUpDown, services: []string{"networking"},
