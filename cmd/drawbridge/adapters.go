@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -34,6 +35,11 @@ func (t taps) TapUsers(ctx context.Context) (map[string]engine.TapUser, error) {
 	if err != nil {
 		return nil, err
 	}
+	directly, err := t.Host.DirectUsers(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(users, directly)
 	out := make(map[string]engine.TapUser, len(users))
 	for tap, p := range users {
 		out[tap] = engine.TapUser{PID: p.PID, Process: p.Comm, Guest: p.Guest}

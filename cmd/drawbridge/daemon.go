@@ -312,6 +312,7 @@ func (d *running) createDefault(ctx context.Context) {
 
 // follow begins to listen to the host.
 func (d *running) follow(ctx context.Context) error {
+	d.linux.OnRelease(func(tap string) { d.hint(engine.Hint{Object: tap}) })
 	events, err := d.linux.Watch(ctx)
 	if err != nil {
 		return fmt.Errorf("watch the host: %w", err)

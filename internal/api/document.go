@@ -30,6 +30,8 @@ type DocumentNetwork struct {
 	Uplinks      []string      `json:"uplinks,omitempty" nullable:"false" doc:"Mode bridged: links of the host that become ports of the bridge; the first gives it hardware address, MTU, addresses and routes"`
 	Adopt        bool          `json:"adopt,omitempty" doc:"Mode bridged: the bridge is the host's own and is used as it is"`
 	STP          bool          `json:"stp,omitempty" doc:"Mode bridged: the bridge speaks the spanning tree protocol"`
+	VLAN         int           `json:"vlan,omitempty" doc:"Mode bridged: VLAN of the LAN (1 to 4094) that guests are in without knowing of it"`
+	VLANTrunk    string        `json:"vlan_trunk,omitempty" doc:"Mode bridged: VLANs that guests get with their tags, as 30,40-49; what has no tag is dropped unless vlan is given too"`
 	AllowUsers   []string      `json:"allow_users,omitempty" nullable:"false"`
 	Autostart    *bool         `json:"autostart,omitempty" doc:"Left out: true"`
 	Started      *bool         `json:"started,omitempty" doc:"Left out: true"`
@@ -95,14 +97,16 @@ type Extension struct {
 
 // PortRequest asks for a port.
 type PortRequest struct {
-	Network string `json:"network,omitempty" doc:"This or bridge"`
-	Bridge  string `json:"bridge,omitempty"`
-	Guest   string `json:"guest,omitempty" doc:"Name of the guest; left out: the tap's"`
-	MAC     string `json:"mac,omitempty" doc:"Left out: made up, stable for the guest's name and the network"`
-	NoMAC   bool   `json:"no_mac,omitempty" doc:"The hardware address is the guest's choice and shall be learnt"`
-	Queues  int    `json:"queues,omitempty" minimum:"0" maximum:"256"`
-	User    string `json:"user,omitempty" doc:"User that may open the persistent tap; only for attaching"`
-	Made    string `json:"made,omitempty" enum:"qemu,attach,bridge-helper"`
+	Network   string `json:"network,omitempty" doc:"This or bridge"`
+	Bridge    string `json:"bridge,omitempty"`
+	Guest     string `json:"guest,omitempty" doc:"Name of the guest; left out: the tap's"`
+	MAC       string `json:"mac,omitempty" doc:"Left out: made up, stable for the guest's name and the network"`
+	NoMAC     bool   `json:"no_mac,omitempty" doc:"The hardware address is the guest's choice and shall be learnt"`
+	Queues    int    `json:"queues,omitempty" minimum:"0" maximum:"256"`
+	User      string `json:"user,omitempty" doc:"User that may open the persistent tap; only for attaching"`
+	VLAN      int    `json:"vlan,omitempty" minimum:"0" maximum:"4094" doc:"VLAN of the LAN that the guest is in without knowing of it; left out, with vlan_trunk: the network's"`
+	VLANTrunk string `json:"vlan_trunk,omitempty" doc:"VLANs that the guest gets with their tags, as 30,40-49"`
+	Made      string `json:"made,omitempty" enum:"qemu,attach,bridge-helper"`
 }
 
 // Opened is the line that comes with the descriptors of an opened port: first

@@ -77,6 +77,8 @@ type Network struct {
 	Uplinks      []string      `json:"uplinks" nullable:"false" doc:"Links of the host that are ports of the bridge"`
 	Adopt        bool          `json:"adopt" doc:"The bridge is the host's own"`
 	STP          bool          `json:"stp"`
+	VLAN         int           `json:"vlan" doc:"VLAN of the LAN that guests are in without knowing of it; 0 for none"`
+	VLANTrunk    string        `json:"vlan_trunk" doc:"VLANs that guests get with their tags"`
 	AllowUsers   []string      `json:"allow_users" nullable:"false"`
 	Reservations []Reservation `json:"reservations" nullable:"false"`
 	Autostart    bool          `json:"autostart"`
@@ -84,6 +86,7 @@ type Network struct {
 	Running      bool          `json:"running" doc:"All that the network needs is there as wanted"`
 	State        string        `json:"state" enum:"running,stopped,degraded" doc:"degraded: it shall run, and something is not as wanted"`
 	Problems     []string      `json:"problems" nullable:"false"`
+	Remarks      []string      `json:"remarks" nullable:"false" doc:"What is to be known of a network of this mode, one line each"`
 	Guests       int           `json:"guests" doc:"Ports in use"`
 	Leases       int           `json:"leases"`
 	PoolSize     int           `json:"pool_size" doc:"Addresses that DHCP may give away"`
@@ -130,6 +133,8 @@ type Port struct {
 	Guest     string   `json:"guest"`
 	MAC       string   `json:"mac" doc:"Empty until known"`
 	Addresses []string `json:"addresses" nullable:"false"`
+	VLAN      int      `json:"vlan" doc:"VLAN that the bridge has the guest in without its knowing of it; 0 for none"`
+	VLANTrunk string   `json:"vlan_trunk" doc:"VLANs that the guest gets with their tags"`
 	Made      string   `json:"made" doc:"qemu, attach, bridge-helper, or other for a tap that another program plugged in"`
 	Owner     *int     `json:"owner,omitempty" doc:"User id that the port belongs to; missing for none"`
 	PID       int      `json:"pid,omitempty"`

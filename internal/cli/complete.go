@@ -51,7 +51,7 @@ func (a *app) completeSettings(c *cobra.Command, args []string, to string) ([]st
 	if len(args) == 0 {
 		return a.complete(networkNames)(c, args, to)
 	}
-	keys := []string{"mtu=", "domain=", "dhcp-range=", "lease-time=", "subnet=", "ipv6=", "autostart=", "allow-users=", "mode=", "bridge="}
+	keys := []string{"mtu=", "domain=", "dhcp-range=", "lease-time=", "subnet=", "ipv6=", "autostart=", "allow-users=", "vlan=", "vlan-trunk=", "mode=", "bridge="}
 	return keys, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 }
 

@@ -2,6 +2,8 @@ package cli
 
 import (
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -143,14 +145,35 @@ func (a *app) portCommand() *cobra.Command {
 
 func portTable(w *writer, ports []api.Port) {
 	var rows [][]cell
+	tagged := slices.ContainsFunc(ports, func(p api.Port) bool { return vlans(p) != "" })
+	heads := []string{"NETWORK", "BRIDGE", "TAP", "GUEST", "MAC", "ADDRESSES", "RX", "TX", "BY"}
+	if tagged {
+		heads = append(heads, "VLAN")
+	}
 	for _, p := range ports {
 		by := p.Made
 		if p.Process != "" {
 			by += fmt.Sprintf(" (%s %d)", p.Process, p.PID)
 		}
-		rows = append(rows, cells(p.Network, p.Bridge, p.Tap, p.Guest, p.MAC, strings.Join(p.Addresses, " "), size(p.RxBytes), size(p.TxBytes), by))
+		row := cells(p.Network, p.Bridge, p.Tap, p.Guest, p.MAC, strings.Join(p.Addresses, " "), size(p.RxBytes), size(p.TxBytes), by)
+		if tagged {
+			row = append(row, cells(vlans(p))...)
+		}
+		rows = append(rows, row)
 	}
-	w.table([]string{"NETWORK", "BRIDGE", "TAP", "GUEST", "MAC", "ADDRESSES", "RX", "TX", "BY"}, rows)
+	w.table(heads, rows)
+}
+
+// vlans writes a port's VLANs: the one without tags, then those with.
+func vlans(p api.Port) string {
+	var parts []string
+	if p.VLAN != 0 {
+		parts = append(parts, strconv.Itoa(p.VLAN))
+	}
+	if p.VLANTrunk != "" {
+		parts = append(parts, "trunk "+p.VLANTrunk)
+	}
+	return strings.Join(parts, ", ")
 }
 
 // size writes bytes with a binary unit and three digits.
@@ -194,6 +217,8 @@ func (a *app) portAttach() *cobra.Command {
 	c.Flags().StringVar(&r.User, "user", "", "user that may open the tap")
 	c.Flags().StringVar(&r.MAC, "mac", "", "hardware address of the guest's NIC")
 	c.Flags().IntVar(&r.Queues, "queues", 0, "queues of a multi-queue NIC")
+	c.Flags().IntVar(&r.VLAN, "vlan", 0, "VLAN `ID` that the guest is in without knowing of it, whatever the network's (mode bridged)")
+	c.Flags().StringVar(&r.VLANTrunk, "vlan-trunk", "", "`VLANS` that the guest gets with their tags, such as 30,40-49 (mode bridged)")
 	return c
 }
 

@@ -64,6 +64,8 @@ hardware addresses, and a DNS domain.`,
 		Example: `  drawbridge network create default
   drawbridge network create lab --mode isolated --subnet 10.9.0.0/24 --ipv6 off
   drawbridge network create lan --mode bridged --uplink enp6s18
+  drawbridge network create dmz --mode bridged --uplink enp6s19 --vlan 30
+  drawbridge network create shared --mode direct --uplink enp6s20
   drawbridge network create web --subnet 192.168.130.1/24 --dhcp-range 192.168.130.100-192.168.130.199`,
 		RunE: func(c *cobra.Command, args []string) error {
 			n.Name = args[0]
@@ -93,9 +95,11 @@ hardware addresses, and a DNS domain.`,
 	f.StringArrayVar(&subnets, "subnet", nil, "`CIDR`; host bits name the host's own address; may be given once for IPv4 and once for IPv6")
 	f.StringVar(&n.IPv6, "ipv6", "", "`auto|off|CIDR`; auto: a unique local /64 if the host has IPv6")
 	f.StringVar(&n.Bridge, "bridge", "", "`NAME` of the bridge")
-	f.StringArrayVar(&n.Uplinks, "uplink", nil, "`NIC` that leads to the LAN (mode bridged); may be given more than once")
+	f.StringArrayVar(&n.Uplinks, "uplink", nil, "`NIC` that leads to the LAN (mode bridged, where it may be given more than once, or direct)")
 	f.StringVar(&adopt, "adopt", "", "`BRIDGE` of the host's own to use as it is (mode bridged)")
 	f.BoolVar(&n.STP, "stp", false, "let the bridge speak the spanning tree protocol (mode bridged)")
+	f.IntVar(&n.VLAN, "vlan", 0, "VLAN `ID` that guests are in without knowing of it (mode bridged)")
+	f.StringVar(&n.VLANTrunk, "vlan-trunk", "", "`VLANS` that guests get with their tags, such as 30,40-49 (mode bridged)")
 	f.StringVar(&dhcpRange, "dhcp-range", "", "`A-B`, the addresses to give away, or off for reserved ones only")
 	f.StringVar(&n.Domain, "domain", "", "DNS domain of the guests")
 	f.IntVar(&n.MTU, "mtu", 0, "size of the largest packet in bytes (default 1500)")
@@ -158,7 +162,9 @@ func networkText(w *writer, n api.Network) {
 	field("network", n.Name)
 	field("mode", n.Mode)
 	field("state", n.State)
-	field("bridge", n.Bridge+"  "+n.MAC)
+	if n.Bridge != "" {
+		field("bridge", n.Bridge+"  "+n.MAC)
+	}
 	field("mtu", fmt.Sprint(n.MTU))
 	if n.Adopt {
 		field("adopted", "yes; the bridge is the host's own")
@@ -167,6 +173,10 @@ func networkText(w *writer, n api.Network) {
 	if n.STP {
 		field("stp", "on")
 	}
+	if n.VLAN != 0 {
+		field("vlan", fmt.Sprint(n.VLAN))
+	}
+	field("vlan-trunk", n.VLANTrunk)
 	for _, s := range n.Subnets {
 		field("subnet", s.CIDR+"  host "+s.Gateway)
 		if s.DHCPRange != "" {
@@ -183,6 +193,9 @@ func networkText(w *writer, n api.Network) {
 	for _, r := range n.Reservations {
 		field("reservation", r.MAC+"  "+r.IP+"  "+r.Hostname)
 	}
+	for _, r := range n.Remarks {
+		field("remark", r)
+	}
 	for _, p := range n.Problems {
 		w.painted(bad, "problem       "+p)
 	}
@@ -195,7 +208,8 @@ func (a *app) networkSet() *cobra.Command {
 		Long: `Change a network, running or not. Nothing is torn down that need not change.
 
   mtu=BYTES  domain=DOMAIN  dhcp-range=A-B|off  lease-time=SECONDS  subnet=CIDR  ipv6=auto|off|CIDR
-  autostart=true|false  allow-users=A,B  mode=MODE  bridge=NAME (only while it is stopped)`,
+  autostart=true|false  allow-users=A,B  mode=MODE  bridge=NAME (only while it is stopped)
+  vlan=ID|none  vlan-trunk=30,40-49|none`,
 		Example: `  drawbridge network set default mtu=1400 domain=lab.internal
   drawbridge network set default allow-users=alice,bob`,
 		ValidArgsFunction: a.completeSettings,

@@ -26,14 +26,16 @@ func (a *app) qemuCommand() *cobra.Command {
 	var specs []string
 	var show bool
 	c := &cobra.Command{
-		Use:   "qemu --nic network=NET[,name=GUEST][,mac=MAC][,queues=N][,model=MODEL] -- qemu-system-x86_64 ARGS…",
+		Use:   "qemu --nic network=NET[,name=GUEST][,mac=MAC][,queues=N][,model=MODEL][,vlan=ID][,vlan-trunk=30+40-49] -- qemu-system-x86_64 ARGS…",
 		Short: "Run QEMU with NICs on networks",
 		Long: `Plug a guest into networks and become its QEMU: signals, console and exit code are QEMU's,
 and the ports go when QEMU goes, however it dies. For each --nic, -netdev and -device are appended
 to QEMU's arguments, and -name unless it is among them. A guest's name is its own on the host: while
-it runs, another cannot have it.`,
+it runs, another cannot have it. vlan and vlan-trunk are for networks of mode bridged; + joins the
+VLANs of a trunk.`,
 		Example: `  drawbridge qemu --nic network=default,name=ubuntu-cloud -- qemu-system-x86_64 -m 1G disk.img
-  drawbridge qemu --nic network=default,name=web --nic network=lab,queues=4 -- qemu-system-x86_64 -smp 4 disk.img`,
+  drawbridge qemu --nic network=default,name=web --nic network=lab,queues=4 -- qemu-system-x86_64 -smp 4 disk.img
+  drawbridge qemu --nic network=lan,name=dmz,vlan=30 -- qemu-system-x86_64 disk.img`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			nics, err := parseNICs(specs)
@@ -46,7 +48,7 @@ it runs, another cannot have it.`,
 			return a.runQEMU(c, nics, args)
 		},
 	}
-	c.Flags().StringArrayVar(&specs, "nic", nil, "`network=NET[,name=GUEST][,mac=MAC][,queues=N][,model=MODEL]`, once for each NIC")
+	c.Flags().StringArrayVar(&specs, "nic", nil, "`network=NET[,name=GUEST][,mac=MAC][,queues=N][,model=MODEL][,vlan=ID][,vlan-trunk=30+40-49]`, once for each NIC")
 	c.Flags().BoolVar(&show, "print", false, "print the command line, with numbers of descriptors made up, and plug in nothing")
 	c.Flags().SetInterspersed(false)
 	_ = c.RegisterFlagCompletionFunc("nic", a.completeNIC)
@@ -114,8 +116,17 @@ func parseNIC(s string) (nic, error) {
 				return n, usage("--nic %s: queues is a number from 1 to 256", s)
 			}
 			n.request.Queues = q
+		case "vlan":
+			id, err := strconv.Atoi(value)
+			if err != nil || id < 1 || id > 4094 {
+				return n, usage("--nic %s: vlan is a number from 1 to 4094", s)
+			}
+			n.request.VLAN = id
+		case "vlan-trunk":
+			// A comma would end it.
+			n.request.VLANTrunk = strings.ReplaceAll(value, "+", ",")
 		default:
-			return n, usage("--nic %s: unknown key %q; there are network, name, mac, queues, model", s, key)
+			return n, usage("--nic %s: unknown key %q; there are network, name, mac, queues, model, vlan, vlan-trunk", s, key)
 		}
 	}
 	if n.request.Network == "" {

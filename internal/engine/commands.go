@@ -179,6 +179,9 @@ func keepSettled(n, old spec.Network) spec.Network {
 			*f.to = f.from
 		}
 	}
+	if slices.Equal(slices.Sorted(slices.Values(n.Uplinks)), slices.Sorted(slices.Values(old.Uplinks))) {
+		n.Uplinks = slices.Clone(old.Uplinks) // which is the first was settled
+	}
 	if _, four := n.Subnet4(); !four {
 		if s, ok := old.Subnet4(); ok && n.Mode == old.Mode {
 			n.Subnets = append([]spec.Subnet{s}, n.Subnets...)
@@ -208,6 +211,8 @@ var Settings = []Setting{
 	{"ipv6", "auto|off|CIDR", "IPv6 on the network", setIPv6},
 	{"autostart", "true|false", "start the network at boot", setAutostart},
 	{"allow-users", "A,B", "users that may attach ports of their own", setUsers},
+	{"vlan", "ID|none", "VLAN of the LAN that guests are in without knowing of it", setVLAN},
+	{"vlan-trunk", "30,40-49|none", "VLANs that guests get with their tags", setTrunk},
 	{"mode", "MODE", "what the network does with its traffic", func(n *spec.Network, v string) error { n.Mode = spec.ModeName(v); return nil }},
 	{"bridge", "NAME", "name of the bridge; only while the network is stopped", setBridge},
 }

@@ -53,10 +53,15 @@ type Taps interface {
 	// OpenTap makes a tap and returns one descriptor for each queue; an error
 	// that is fs.ErrExist if the name is taken. owner is a user id or -1.
 	OpenTap(name string, queues, owner int, persist bool) ([]*os.File, error)
+	// OpenDirect makes a macvtap on a NIC and returns one descriptor for each queue;
+	// an error that is fs.ErrExist if the name is taken.
+	OpenDirect(name, nic, mac string, queues int) ([]*os.File, error)
+	// Released lists those of the macvtaps that nobody holds open any more.
+	Released(ctx context.Context, taps []string) ([]string, error)
 	// OpenVhost returns a vhost descriptor for each queue, or none where the
 	// kernel has no vhost.
 	OpenVhost(queues int) []*os.File
-	// TapUsers finds which process holds which tap.
+	// TapUsers finds which process holds which tap or macvtap.
 	TapUsers(ctx context.Context) (map[string]TapUser, error)
 	// Descends says whether a process was started by another, itself or through
 	// others between them.

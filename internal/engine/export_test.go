@@ -21,3 +21,6 @@ func TellForeign(e *Engine, h Hint) { e.tellForeign([]Hint{h}) }
 
 // KeepNow writes down what waits for it.
 func KeepNow(e *Engine) error { return e.keepNow() }
+
+// RepairNow is what Follow does when something changed.
+func RepairNow(ctx context.Context, e *Engine) { e.repair(ctx, "somebody") }

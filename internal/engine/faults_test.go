@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"reflect"
+	"strings"
 	"testing"
 
 	"drawbridge/internal/engine"
@@ -99,13 +100,22 @@ func (m *machine) start(h txn.Host) *engine.Engine {
 	m.t.Cleanup(func() { s.Close() })
 	e := engine.New(engine.Config{
 		Host: h, Store: m.disk, Ports: ports, Taps: &fakeTaps{m: m}, Services: m.services, Log: slog.New(slog.DiscardHandler),
-		Seed: "seed", BootID: m.boot, Boottime: func() int64 { return 1 },
+		Seed: "seed", BootID: m.boot, Boottime: func() int64 { return 1 }, Guard: idleGuard{},
 	})
 	if err := e.Start(m.t.Context()); err != nil {
 		m.t.Fatal(err)
 	}
 	return e
 }
+
+// idleGuard stands by and never acts: guards have tests of their own.
+type idleGuard struct{}
+
+func (idleGuard) Arm(context.Context, txn.Txn) error { return nil }
+func (idleGuard) Update(txn.Txn) error               { return nil }
+func (idleGuard) Stands(string) bool                 { return true }
+func (idleGuard) Disarm(string) error                { return nil }
+func (idleGuard) List() ([]string, error)            { return nil, nil }
 
 func (m *machine) state() host.State {
 	m.t.Helper()
@@ -161,6 +171,17 @@ func (f *fakeTaps) OpenTap(name string, queues, _ int, _ bool) ([]*os.File, erro
 }
 
 func (f *fakeTaps) OpenVhost(int) []*os.File { return nil }
+
+func (f *fakeTaps) OpenDirect(name, nic, mac string, _ int) ([]*os.File, error) {
+	if err := f.m.fake.Outside(plan.Step{After: host.Link{Name: name, Type: host.TypeMacvtap, Lower: nic, MAC: mac, MTU: 1500}}); err != nil {
+		return nil, err
+	}
+	file, err := os.Open(os.DevNull)
+	return []*os.File{file}, err
+}
+
+func (f *fakeTaps) Released(context.Context, []string) ([]string, error) { return nil, nil }
+
 func (f *fakeTaps) TapUsers(context.Context) (map[string]engine.TapUser, error) {
 	return f.m.users, nil
 }
@@ -197,6 +218,9 @@ var scenarios = []scenario{
 	{"another gateway", []engine.Command{network("default")}, engine.SetNetwork{Name: "default", Settings: map[string]string{"subnet": "192.168.122.254/24"}}},
 	{"another mode", []engine.Command{network("default")}, engine.SetNetwork{Name: "default", Settings: map[string]string{"mode": "isolated", "ipv6": "off"}}},
 	{"reserve", []engine.Command{network("default")}, engine.Reserve{Name: "default", Reservation: spec.Reservation{MAC: "52:54:00:00:00:01", Addr: netip.MustParseAddr("192.168.122.9"), Hostname: "db"}}},
+	{"VLANs", []engine.Command{bridgedLAN()}, engine.SetNetwork{Name: "lan", Settings: map[string]string{"vlan": "30", "vlan-trunk": "40-49"}}},
+	{"another VLAN", []engine.Command{bridgedLAN(), engine.SetNetwork{Name: "lan", Settings: map[string]string{"vlan": "30"}}}, engine.SetNetwork{Name: "lan", Settings: map[string]string{"vlan": "31"}}},
+	{"no VLANs", []engine.Command{bridgedLAN(), engine.SetNetwork{Name: "lan", Settings: map[string]string{"vlan": "30"}}}, engine.SetNetwork{Name: "lan", Settings: map[string]string{"vlan": "none"}}},
 	{"apply", []engine.Command{network("default"), network("lab")}, engine.ApplyDocument{Document: spec.Document{Networks: map[spec.NetworkName]spec.Network{
 		"lab": {Name: "lab", Mode: "isolated", Started: true}, "web": {Name: "web", Mode: "nat", Started: true},
 	}}}},
@@ -207,11 +231,21 @@ func (s scenario) prepared(t *testing.T) (*machine, *engine.Engine) {
 	m := newMachine(t)
 	e := m.start(m.fake)
 	for _, c := range s.before {
-		if _, err := e.Do(t.Context(), c, engine.Options{}); err != nil {
-			t.Fatal(err)
-		}
+		done(t, e, c)
 	}
 	return m, e
+}
+
+// done carries a command out, and confirms it if it waits for that.
+func done(t *testing.T, e *engine.Engine, c engine.Command) {
+	t.Helper()
+	res, err := e.Do(t.Context(), c, engine.Options{})
+	if err == nil && res.Phase == txn.Waiting {
+		err = e.Confirm(t.Context(), res.ID)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // outcome carries the change out undisturbed: how the machine is before and
@@ -283,6 +317,9 @@ func TestPowerCutAfterEveryEffect(t *testing.T) {
 
 func TestRebootAfterEveryEffect(t *testing.T) {
 	for _, s := range scenarios {
+		if strings.Contains(s.name, "VLAN") {
+			continue // its bridge is made at boot by the host's own manager, which this host has none of
+		}
 		t.Run(s.name, func(t *testing.T) {
 			before, after, effects, _ := s.outcome(t)
 			for cut := range effects + 1 {
@@ -397,9 +434,7 @@ func TestEveryStepTwiceIsTheSameAsOnce(t *testing.T) {
 			m := newMachine(t)
 			e := m.start(twice{m.fake})
 			for _, c := range append(s.before, s.change) {
-				if _, err := e.Do(t.Context(), c, engine.Options{}); err != nil {
-					t.Fatal(err)
-				}
+				done(t, e, c)
 			}
 			if diff := m.end().is(after); diff != "" {
 				t.Error(diff)

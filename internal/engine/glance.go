@@ -41,6 +41,9 @@ func (e *Engine) glance(ctx context.Context) bool {
 	if err != nil {
 		return false
 	}
+	if free, err := still.released(ctx); err != nil || len(free) > 0 {
+		return false
+	}
 	for tap := range still.live {
 		if _, there := facts.Seen[host.LinkKey(tap)]; !there {
 			return false

@@ -89,6 +89,9 @@ func (e *Engine) without(doc spec.Document, held map[spec.NetworkName]string) sp
 
 func (e *Engine) networkView(n spec.Network, missing []plan.Step, v View) NetworkView {
 	nv := NetworkView{Running: n.Started}
+	for _, r := range render.Remarks(n) {
+		nv.Remarks = append(nv.Remarks, string(r))
+	}
 	for _, p := range v.Ports {
 		if p.Network == n.Name {
 			nv.Guests++
@@ -178,7 +181,9 @@ func rangeSize(r spec.Range) int {
 func (e *Engine) portsSeen(doc spec.Document, seen host.State, users map[string]TapUser, counters map[string]Counters) []Port {
 	networks := map[string]spec.NetworkName{}
 	for name, n := range doc.Networks {
-		networks[n.Bridge] = name
+		if n.Bridge != "" {
+			networks[n.Bridge] = name
+		}
 	}
 	var ports []Port
 	for _, key := range seen.Keys() {
@@ -195,6 +200,9 @@ func (e *Engine) portsSeen(doc spec.Document, seen host.State, users map[string]
 		if ours {
 			p = portView(live)
 		}
+		if bridge, _ := seen[host.LinkKey(l.Master)].(host.Link); bridge.Filter {
+			p.Tags = render.TagsOf(l)
+		}
 		user := users[l.Name]
 		p.PID, p.Process = user.PID, user.Process
 		if p.Guest == p.Tap && user.Guest != "" {
@@ -203,6 +211,9 @@ func (e *Engine) portsSeen(doc spec.Document, seen host.State, users map[string]
 		// What the host sends into a tap, the guest receives.
 		c := counters[l.Name]
 		p.RxBytes, p.TxBytes, p.RxPackets, p.TxPackets = c.TxBytes, c.RxBytes, c.TxPackets, c.RxPackets
+		if l.Type == host.TypeMacvtap { // is the guest's end itself
+			p.RxBytes, p.TxBytes, p.RxPackets, p.TxPackets = c.RxBytes, c.TxBytes, c.RxPackets, c.TxPackets
+		}
 		ports = append(ports, p)
 	}
 	return ports

@@ -102,13 +102,17 @@ func (e *Engine) draft(ctx context.Context, had, want spec.Document) (draft, err
 // planFor renders a settled document and plans the way there.
 func (e *Engine) planFor(ctx context.Context, doc spec.Document, facts render.Facts) (draft, error) {
 	facts.Targets, facts.Now = e.findTargets(ctx, doc), e.Now().Unix()
+	if err := e.findTags(ctx, doc, &facts); err != nil {
+		return draft{}, err
+	}
 	wish, notes, err := render.Wish(doc, facts)
 	if err != nil {
 		return draft{}, err
 	}
 	ledger := e.Store.Ledger()
 	notes = append(notes, e.wishAccepts(ctx, &wish, doc, facts, ledger)...)
-	foreign := e.wishPorts(&wish, ledger, facts.Seen, e.hairpins(ctx, doc, facts.Seen))
+	foreign := e.wishPorts(&wish, doc, ledger, facts.Seen, e.hairpins(ctx, doc, facts.Seen))
+	foreign = append(foreign, e.tagOthers(&wish, doc, ledger, facts.Seen)...)
 	e.wishSnoops(&wish, ledger, doc, facts.Seen)
 	ownDoors(ledger, wish)
 	if err := e.lookCloser(ctx, facts.Seen, wish, ledger); err != nil {

@@ -70,14 +70,23 @@ func (e *Engine) plug(ctx context.Context, r PortRequest, persist bool) (host.Po
 	if err := e.soleGuest(ctx, r, persist); err != nil {
 		return p, nil, err
 	}
+	if render.IsDirect(n) {
+		p.NIC, p.Bridge = n.Uplinks[0], n.Uplinks[0]
+		if err := direct(p, r); err != nil {
+			return p, nil, err
+		}
+	}
 	if err := e.nameGuest(&p, r); err != nil {
+		return p, nil, err
+	}
+	if p.VLAN, p.Trunk, err = r.Tags.VLAN, string(r.Tags.Trunk), e.trunk(ctx, n, r.Tags); err != nil {
 		return p, nil, err
 	}
 	taps, err := e.openFreeTap(&p, r)
 	if err != nil {
 		return p, nil, err
 	}
-	if err := e.settlePort(ctx, p); err != nil {
+	if err := e.settlePort(ctx, p, membersOf(p, n)); err != nil {
 		closeAll(taps)
 		return p, nil, errors.Join(err, e.unplug(ctx, []host.Port{p}, nil))
 	}
@@ -87,12 +96,12 @@ func (e *Engine) plug(ctx context.Context, r PortRequest, persist bool) (host.Po
 }
 
 // settlePort remembers the port and applies its small wish.
-func (e *Engine) settlePort(ctx context.Context, p host.Port) error {
+func (e *Engine) settlePort(ctx context.Context, p host.Port, members string) error {
 	if err := e.Ports.Save(p); err != nil {
 		return err
 	}
 	e.live[p.Tap] = p
-	wish := portWish(p)
+	wish := portWish(p, members)
 	// Only the tap is looked at: its rule and name are put there whether or not
 	// they are there already, and plugging must be quick.
 	seen, err := e.Host.Observe(ctx, host.LinkKey(p.Tap))
@@ -122,17 +131,19 @@ func keepTapMAC(wish, seen host.State, tap string) {
 	key := host.LinkKey(tap)
 	got, ok1 := seen[key].(host.Link)
 	want, ok2 := wish[key].(host.Link)
-	if ok1 && ok2 {
+	if ok1 && ok2 && want.Type == host.TypeTap {
 		want.MAC = got.MAC
 		wish[key] = want
 	}
 }
 
-// portWish is what a port needs on the host.
-func portWish(p host.Port) host.State {
-	wish := host.NewState(
-		host.Link{Name: p.Tap, Type: host.TypeTap, MTU: p.MTU, Up: true, Master: p.Bridge, Alias: "drawbridge port of " + nameOr(p.Guest, p.Tap)},
-	)
+// portWish is what a port needs on the host; members are its VLANs.
+func portWish(p host.Port, members string) host.State {
+	l := host.Link{Name: p.Tap, Type: host.TypeTap, MTU: p.MTU, Up: true, Master: p.Bridge, VLANs: members, Alias: "drawbridge port of " + nameOr(p.Guest, p.Tap)}
+	if p.NIC != "" {
+		l.Type, l.Master, l.Lower, l.MAC = host.TypeMacvtap, "", p.NIC, p.MAC
+	}
+	wish := host.NewState(l)
 	if p.Open {
 		wish.Add(host.Snoop{Bridge: p.Bridge, Tap: p.Tap, MAC: p.MAC})
 	} else {
@@ -213,7 +224,7 @@ func (e *Engine) openFreeTap(p *host.Port, r PortRequest) ([]*os.File, error) {
 			continue
 		}
 		p.Tap = string(name)
-		taps, err := e.Taps.OpenTap(p.Tap, queues, p.Owner, p.Persistent)
+		taps, err := e.openTap(*p, queues)
 		if errors.Is(err, fs.ErrExist) {
 			continue
 		}
@@ -269,7 +280,7 @@ func (e *Engine) unplug(ctx context.Context, ports []host.Port, by map[string]tx
 	ctx = context.WithoutCancel(ctx)
 	var keys []host.Key
 	for _, p := range ports {
-		keys = append(keys, portWish(p).Keys()...)
+		keys = append(keys, portWish(p, "").Keys()...)
 	}
 	seen, err := e.Host.Observe(ctx, keys...)
 	if err != nil {
@@ -290,11 +301,18 @@ func (e *Engine) unplug(ctx context.Context, ports []host.Port, by map[string]tx
 // reap forgets ports whose tap is gone: the program behind them ended.
 func (e *Engine) reap(ctx context.Context, seen host.State) error {
 	ports := slices.Collect(maps.Values(e.live))
+	released, err := e.released(ctx)
+	if err != nil {
+		return err
+	}
+	for _, tap := range released {
+		delete(seen, host.LinkKey(tap)) // unplug deletes it
+	}
 	for _, p := range ports {
 		if _, there := seen[host.LinkKey(p.Tap)]; there {
 			continue
 		}
-		for k := range portWish(p) {
+		for k := range portWish(p, "") {
 			delete(seen, k)
 		}
 	}
@@ -303,7 +321,7 @@ func (e *Engine) reap(ctx context.Context, seen host.State) error {
 
 // wishPorts adds the live ports to a wish, and claims what is theirs: a tap
 // that was pulled off its bridge is put back by the same plan as everything else.
-func (e *Engine) wishPorts(wish *host.Wish, ledger host.Ledger, seen host.State, reflects map[string]bool) (foreign []host.Key) {
+func (e *Engine) wishPorts(wish *host.Wish, doc spec.Document, ledger host.Ledger, seen host.State, reflects map[string]bool) (foreign []host.Key) {
 	for _, p := range e.live {
 		if _, there := seen[host.LinkKey(p.Tap)]; !there {
 			continue
@@ -311,7 +329,7 @@ func (e *Engine) wishPorts(wish *host.Wish, ledger host.Ledger, seen host.State,
 		if !wish.Has(host.LinkKey(p.Bridge)) {
 			continue
 		}
-		mine := portWish(p)
+		mine := portWish(p, membersOf(p, doc.Networks[spec.NetworkName(p.Network)]))
 		if reflects[p.Tap] {
 			l := mine[host.LinkKey(p.Tap)].(host.Link)
 			l.Hairpin = true
@@ -352,7 +370,7 @@ func (e *Engine) disownPorts(ledger host.Ledger, foreign []host.Key) {
 		delete(ledger, k)
 	}
 	for _, p := range e.live {
-		for k := range portWish(p) {
+		for k := range portWish(p, "") {
 			delete(ledger, k)
 		}
 	}

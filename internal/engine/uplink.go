@@ -26,7 +26,7 @@ func (e *Engine) findManager(ctx context.Context, facts *render.Facts, doc spec.
 	}
 	for name := range facts.Moving {
 		n := doc.Networks[name]
-		if n.Adopt || len(n.Uplinks) == 0 {
+		if !render.MovesUplinks(n) {
 			continue
 		}
 		m, err := e.Manager.Of(ctx, n.Uplinks[0])

@@ -92,6 +92,8 @@ type NetworkView struct {
 	Running bool
 	// Problems, one line each: what differs and what to do.
 	Problems []string
+	// Remarks are what to know of the network, one line each, also while all is well.
+	Remarks []string
 	// Guests counts ports in use.
 	Guests int
 	// Leases counts addresses given away, of PoolSize.
@@ -107,6 +109,8 @@ type Port struct {
 	Guest string
 	// MAC of the guest's NIC, "" until known.
 	MAC string
+	// Tags are the VLANs of the port, as the bridge has them; zero for none.
+	Tags spec.Tags
 	// Addresses in the order learnt: reservation or lease, then IPv6.
 	Addresses []string
 	// Made is who made the port: qemu, attach, bridge-helper, or other for a
@@ -136,6 +140,8 @@ type PortRequest struct {
 	Queues int
 	// Bridge may be given in place of Network (bridge helper).
 	Bridge string
+	// Tags are the guest's VLANs; the zero value takes the network's.
+	Tags spec.Tags
 	// Made is one of qemu, attach, bridge-helper.
 	Made string
 	// Owner is the user id that may open a persistent tap; -1 for root only.

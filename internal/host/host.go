@@ -39,6 +39,7 @@ const (
 	KindProfile     Kind = "profile"
 	KindAccept      Kind = "accept"
 	KindUnmanaged   Kind = "unmanaged"
+	KindFeature     Kind = "feature"
 )
 
 // Key identifies one thing on a host. Name is unique within its kind and is

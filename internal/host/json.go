@@ -51,6 +51,7 @@ var decoders = map[Kind]func([]byte) (Resource, error){
 	KindPool: decode[Pool], KindReservation: decode[Reservation], KindRouter: decode[Router], KindZone: decode[Zone],
 	KindGuest: decode[Guest], KindResolver: decode[Resolver], KindSnoop: decode[Snoop],
 	KindProfile: decode[Profile], KindAccept: decode[Accept], KindUnmanaged: decode[Unmanaged],
+	KindFeature: decode[Feature],
 }
 
 func decode[R Resource](b []byte) (Resource, error) {

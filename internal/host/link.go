@@ -6,6 +6,11 @@ const (
 	TypeBridge = "bridge"
 	TypeTap    = "tun"
 	TypeVeth   = "veth"
+	// TypeMacvtap is a link through which a program has an address of its own on the
+	// link below it.
+	TypeMacvtap = "macvtap"
+	// TypeVLAN is a link that stands for one VLAN of the link below it.
+	TypeVLAN = "vlan"
 )
 
 // Link is a network interface. Every field is managed: a wanted link says all
@@ -28,11 +33,19 @@ type Link struct {
 	// (IFLA_BRPORT_ISOLATED, IFLA_BRPORT_MODE).
 	Isolated bool
 	Hairpin  bool
+	// Filter: a bridge tells VLANs apart (IFLA_BR_VLAN_FILTERING), else false.
+	Filter bool `json:",omitempty"`
+	// VLANs are those that a bridge's port, or the bridge itself, is in, as
+	// VLANSet.Text writes them; "" is what every new port gets. They count while
+	// the bridge filters, and are there while it does not.
+	VLANs string `json:",omitempty"`
 	// Alias is the text that `ip link` shows as alias; it names the network.
 	Alias string
 	// Lower is the link of this namespace that this one stands on (IFLA_LINK): the
 	// NIC under a VLAN or macvlan. It is seen, and never changed.
 	Lower string `json:",omitempty"`
+	// VID is the VLAN of a link of type vlan, else 0. It is seen, and never changed.
+	VID int `json:",omitempty"`
 }
 
 // Key is the interface's name.

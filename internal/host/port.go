@@ -24,6 +24,13 @@ type Port struct {
 	// Open: the network is not ours; the guest may be a server on it, and gets its
 	// address and name from others.
 	Open bool `json:"open,omitempty"`
+	// NIC is the host's card that the guest shares by macvtap, "" for a tap on a
+	// bridge.
+	NIC string `json:"nic,omitempty"`
+	// VLAN and Trunk are the VLANs that were asked for this port, as spec.Tags has
+	// them; 0 and "" are the network's.
+	VLAN  int    `json:"vlan,omitempty"`
+	Trunk string `json:"trunk,omitempty"`
 	// Since is when the port was made, in seconds since 1970.
 	Since int64 `json:"since"`
 }

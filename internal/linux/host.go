@@ -26,9 +26,10 @@ import (
 // called in. It implements txn.Host for the kinds that Kinds lists. Its methods
 // may be called from several goroutines.
 type Host struct {
-	log   *slog.Logger
-	rtnl  *rtnl
-	rules *nftAdapter
+	log     *slog.Logger
+	rtnl    *rtnl
+	rules   *nftAdapter
+	directs directs
 }
 
 // New opens the sockets to the kernel, in the calling thread's network
@@ -46,12 +47,12 @@ func New(log *slog.Logger) (*Host, error) {
 }
 
 // Close gives the sockets back.
-func (h *Host) Close() error { return errors.Join(h.rules.Close(), h.rtnl.close()) }
+func (h *Host) Close() error { return errors.Join(h.directs.close(), h.rules.Close(), h.rtnl.close()) }
 
 // Kinds lists the kinds of resources that Observe and Apply understand.
 func (h *Host) Kinds() []host.Kind {
 	return []host.Kind{
-		host.KindLink, host.KindAddress, host.KindRoute, host.KindRule, host.KindSysctl, host.KindNIC,
+		host.KindLink, host.KindAddress, host.KindRoute, host.KindRule, host.KindSysctl, host.KindNIC, host.KindFeature,
 		host.KindTable, host.KindSet, host.KindChain, host.KindElement, host.KindAccept,
 	}
 }
@@ -91,6 +92,8 @@ func (h *Host) Observe(ctx context.Context, keys ...host.Key) (host.State, error
 			err = h.observePolicy(seen, keys)
 		case host.KindNIC:
 			err = h.observeNICs(seen, keys)
+		case host.KindFeature:
+			err = h.observeFeatures(seen, keys)
 		case host.KindSysctl:
 			err = observeSysctls(seen, keys)
 		case host.KindAccept:

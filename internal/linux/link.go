@@ -23,6 +23,8 @@ type link struct {
 	carrier       bool   // IFF_LOWER_UP
 	operational   bool   // IFLA_OPERSTATE is up
 	group         uint32
+	tells         bool   // a bridge of a kernel that can tell VLANs apart
+	defaultPVID   int    // of a bridge; IFLA_BR_VLAN_DEFAULT_PVID
 	hardware      uint16 // ARPHRD_*
 	portOf        string // the type of the master
 	counters      Counters
@@ -93,11 +95,23 @@ func (l *link) parseInfo(ad *netlink.AttributeDecoder) {
 	case unix.IFLA_INFO_KIND:
 		l.Type = ad.String()
 	case unix.IFLA_INFO_DATA:
+		if l.Type == host.TypeVLAN {
+			nested(ad, func(ad *netlink.AttributeDecoder) {
+				if ad.Type() == vlanID {
+					l.VID = int(ad.Uint16())
+				}
+			})
+		}
 		if l.Type != host.TypeBridge {
 			return
 		}
 		nested(ad, func(ad *netlink.AttributeDecoder) {
 			switch ad.Type() {
+			case unix.IFLA_BR_VLAN_FILTERING:
+				l.Filter = ad.Uint8() != 0
+			case unix.IFLA_BR_VLAN_DEFAULT_PVID:
+				// Not told by a kernel without VLANs on bridges.
+				l.tells, l.defaultPVID = true, int(ad.Uint16())
 			case unix.IFLA_BR_STP_STATE:
 				l.STP = ad.Uint32() != 0
 			case unix.IFLA_BR_FORWARD_DELAY:
@@ -214,7 +228,7 @@ func (h *Host) observeLinks(seen host.State, keys []host.Key) error {
 		}
 		return nil
 	}
-	masters := map[int]string{}
+	masters := map[int]link{}
 	for _, k := range keys {
 		l, err := h.rtnl.linkBy(0, k.Name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -230,20 +244,23 @@ func (h *Host) observeLinks(seen host.State, keys []host.Key) error {
 		if err := h.nameOthers(&l, masters); err != nil {
 			return err
 		}
+		if err := h.readVLANs(&l, masters); err != nil {
+			return err
+		}
 		seen.Add(l.Link)
 	}
 	return nil
 }
 
 // nameOthers fills in the names of the master and of the link below; known
-// remembers names by index.
-func (h *Host) nameOthers(l *link, known map[int]string) error {
+// remembers links by index.
+func (h *Host) nameOthers(l *link, known map[int]link) error {
 	for index, name := range map[int]*string{l.master: &l.Master, l.lower: &l.Lower} {
 		if index == 0 {
 			continue
 		}
 		if there, ok := known[index]; ok {
-			*name = there
+			*name = there.Name
 			continue
 		}
 		m, err := h.rtnl.linkBy(index, fmt.Sprintf("with index %d", index))
@@ -253,8 +270,28 @@ func (h *Host) nameOthers(l *link, known map[int]string) error {
 		if err != nil {
 			return err
 		}
-		known[index], *name = m.Name, m.Name
+		known[index], *name = m, m.Name
 	}
+	return nil
+}
+
+// readVLANs fills in the VLANs of a bridge or a port of one; known has its master.
+func (h *Host) readVLANs(l *link, known map[int]link) error {
+	bridge := known[l.master]
+	if l.Type == host.TypeBridge {
+		bridge = *l
+	}
+	if !bridge.tells {
+		return nil
+	}
+	sets, err := h.rtnl.vlans(l.index)
+	if isAny(err, unix.EINVAL, unix.ENODEV, unix.EOPNOTSUPP) {
+		return nil // it went or was unplugged between the two questions, or Linux is older than 5.6
+	}
+	if err != nil {
+		return err
+	}
+	l.VLANs = sets[l.index].Text(bridge.defaultPVID)
 	return nil
 }
 
@@ -264,12 +301,28 @@ func (h *Host) allLinks(seen host.State) (map[int]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	names := make(map[int]string, len(links))
+	names, bridges := make(map[int]string, len(links)), map[int]link{}
 	for _, l := range links {
 		names[l.index] = l.Name
+		if l.tells {
+			bridges[l.index] = l
+		}
+	}
+	var vlans map[int]host.VLANSet
+	if len(bridges) > 0 {
+		if vlans, err = h.rtnl.vlans(0); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+			return nil, err
+		}
 	}
 	for _, l := range links {
 		l.Master, l.Lower = names[l.master], names[l.lower]
+		bridge := bridges[l.master]
+		if l.tells {
+			bridge = l
+		}
+		if set, told := vlans[l.index]; told {
+			l.VLANs = set.Text(bridge.defaultPVID)
+		}
 		seen.Add(l.Link)
 	}
 	return names, nil

@@ -51,8 +51,11 @@ func (h *Host) putLink(want host.Link) error {
 	if want.Master == "" && (want.Isolated || want.Hairpin) {
 		return fmt.Errorf("change link %s: a link that is no bridge port has no port flags", want.Name)
 	}
-	if want.Type != host.TypeBridge && (want.STP || want.ForwardDelay != 0) {
-		return fmt.Errorf("change link %s: a link that is no bridge has no spanning tree", want.Name)
+	if want.Type != host.TypeBridge && (want.STP || want.ForwardDelay != 0 || want.Filter) {
+		return fmt.Errorf("change link %s: a link that is no bridge has no spanning tree and filters no VLANs", want.Name)
+	}
+	if want.Type != host.TypeBridge && want.Master == "" && want.VLANs != "" {
+		return fmt.Errorf("change link %s: a link that is no bridge port is in no VLANs", want.Name)
 	}
 	there, err := h.rtnl.linkBy(0, want.Name)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -99,6 +102,9 @@ func (h *Host) makeLink(want host.Link) error {
 				nest(ae, unix.IFLA_INFO_DATA, func(ae *netlink.AttributeEncoder) {
 					ae.Uint32(unix.IFLA_BR_FORWARD_DELAY, want.ForwardDelay)
 					ae.Uint32(unix.IFLA_BR_STP_STATE, number(want.STP))
+					if want.Filter {
+						ae.Uint8(unix.IFLA_BR_VLAN_FILTERING, 1)
+					}
 				})
 			}
 		})
@@ -109,26 +115,28 @@ func (h *Host) makeLink(want host.Link) error {
 	return nil
 }
 
-// changeLink sends what differs, in at most three messages: STP before a
-// forward delay that is only legal without it, everything else, and the flags
-// of a bridge port, which the kernel takes only once the port is one. A link
-// goes up last, so that an isolated port was never anything else.
+// changeLink sends what differs, in as few messages as can be: STP before a
+// forward delay that is only legal without it, everything else, and the VLANs and
+// flags of a bridge port, which the kernel takes only once the port is one. A link
+// goes up last, so that an isolated port was never anything else, and one of a
+// VLAN never in another.
 func (h *Host) changeLink(there link, want host.Link) error {
-	var err error
-	if there.master != 0 {
-		if err = h.nameOthers(&there, map[int]string{}); err != nil {
-			return err
-		}
+	known := map[int]link{}
+	err := h.nameOthers(&there, known)
+	if err == nil {
+		err = h.readVLANs(&there, known)
+	}
+	if err != nil {
+		return err
 	}
 	if want.Type == host.TypeBridge {
 		if err = h.changeBridge(there, want); err != nil {
 			return err
 		}
 	}
-	master := 0
+	master, bridge := 0, known[there.master]
 	if want.Master != "" && want.Master != there.Master {
-		bridge, err := h.rtnl.linkBy(0, want.Master)
-		if err != nil {
+		if bridge, err = h.rtnl.linkBy(0, want.Master); err != nil {
 			return fmt.Errorf("plug link %s: %w", want.Name, err)
 		}
 		if bridge.STP && !bridge.carrier {
@@ -138,11 +146,11 @@ func (h *Host) changeLink(there link, want host.Link) error {
 	}
 	replug := want.Master != there.Master
 	if replug && want.Type != host.TypeTap && there.Up {
-		bridge := master
-		if bridge == 0 {
-			bridge = there.master
+		over := master
+		if over == 0 {
+			over = there.master
 		}
-		end, err := detour(there.index, bridge)
+		end, err := detour(there.index, over)
 		if err != nil {
 			h.log.Debug("a packet may be lost while a link is plugged", "link", want.Name, "err", err)
 		}
@@ -150,10 +158,13 @@ func (h *Host) changeLink(there link, want host.Link) error {
 	}
 	hadIsolated, hadHairpin := there.Isolated && !replug, there.Hairpin && !replug
 	flags := want.Master != "" && (want.Isolated != hadIsolated || want.Hairpin != hadHairpin)
+	// A port that comes out of another bridge is in what every new port is in.
+	vlans := want.Master != "" && (want.VLANs != there.VLANs && !replug || want.VLANs != "" && replug)
+	later := flags || vlans
 	attrs := h.differing(there, want, replug, master)
-	if attrs != nil || (!flags && want.Up != there.Up) {
+	if attrs != nil || (!later && want.Up != there.Up) {
 		header := linkHeader(there.index, 0, 0)
-		if !flags {
+		if !later {
 			header = linkHeader(there.index, number(want.Up)*unix.IFF_UP, unix.IFF_UP)
 		}
 		if _, err := h.rtnl.do(unix.RTM_NEWLINK, flagChange, header, attrs); err != nil {
@@ -168,11 +179,21 @@ func (h *Host) changeLink(there link, want host.Link) error {
 			return err
 		}
 	}
-	if flags {
-		header := linkHeader(there.index, number(want.Up)*unix.IFF_UP, unix.IFF_UP)
-		if _, err := h.rtnl.do(unix.RTM_NEWLINK, flagChange, header, portFlags(want)); err != nil {
-			return fmt.Errorf("change bridge port %s: %w", want.Name, err)
+	if vlans {
+		if err := h.putVLANs(there, want.VLANs, bridge); err != nil {
+			return err
 		}
+	}
+	if later {
+		return h.changePort(there, want)
+	}
+	return nil
+}
+
+func (h *Host) changePort(there link, want host.Link) error {
+	header := linkHeader(there.index, number(want.Up)*unix.IFF_UP, unix.IFF_UP)
+	if _, err := h.rtnl.do(unix.RTM_NEWLINK, flagChange, header, portFlags(want)); err != nil {
+		return fmt.Errorf("change bridge port %s: %w", want.Name, err)
 	}
 	return nil
 }
@@ -222,16 +243,7 @@ const noQueue = "noop"
 
 func (h *Host) changeBridge(there link, want host.Link) error {
 	set := func(attr uint16, v uint32) error {
-		_, err := h.rtnl.do(unix.RTM_NEWLINK, flagChange, linkHeader(there.index, 0, 0), func(ae *netlink.AttributeEncoder) {
-			nest(ae, unix.IFLA_LINKINFO, func(ae *netlink.AttributeEncoder) {
-				ae.String(unix.IFLA_INFO_KIND, host.TypeBridge)
-				nest(ae, unix.IFLA_INFO_DATA, func(ae *netlink.AttributeEncoder) { ae.Uint32(attr, v) })
-			})
-		})
-		if err != nil {
-			return fmt.Errorf("change bridge %s: %w", want.Name, err)
-		}
-		return nil
+		return h.setBridge(there, func(ae *netlink.AttributeEncoder) { ae.Uint32(attr, v) })
 	}
 	stp := func() error {
 		if there.STP == want.STP {
@@ -245,10 +257,52 @@ func (h *Host) changeBridge(there link, want host.Link) error {
 		}
 		return set(unix.IFLA_BR_FORWARD_DELAY, want.ForwardDelay)
 	}
+	if err := h.filterVLANs(there, want); err != nil {
+		return err
+	}
 	if want.STP {
 		return errors.Join(delay(), stp())
 	}
 	return errors.Join(stp(), delay())
+}
+
+// filterVLANs puts a bridge itself into VLANs before it begins to tell them apart,
+// and takes it out of them once it has ceased to: the host's own frames pass.
+func (h *Host) filterVLANs(there link, want host.Link) error {
+	filter := func() error {
+		if there.Filter == want.Filter {
+			return nil
+		}
+		err := h.setBridge(there, func(ae *netlink.AttributeEncoder) { ae.Uint8(unix.IFLA_BR_VLAN_FILTERING, uint8(number(want.Filter))) })
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			return fmt.Errorf("the kernel's bridges cannot tell VLANs apart (CONFIG_BRIDGE_VLAN_FILTERING): %w", err)
+		}
+		return err
+	}
+	members := func() error {
+		if there.VLANs == want.VLANs {
+			return nil
+		}
+		return h.putVLANs(there, want.VLANs, there)
+	}
+	if want.Filter {
+		return errors.Join(members(), filter())
+	}
+	return errors.Join(filter(), members())
+}
+
+// setBridge sends one attribute of a bridge.
+func (h *Host) setBridge(there link, attr attributes) error {
+	_, err := h.rtnl.do(unix.RTM_NEWLINK, flagChange, linkHeader(there.index, 0, 0), func(ae *netlink.AttributeEncoder) {
+		nest(ae, unix.IFLA_LINKINFO, func(ae *netlink.AttributeEncoder) {
+			ae.String(unix.IFLA_INFO_KIND, host.TypeBridge)
+			nest(ae, unix.IFLA_INFO_DATA, attr)
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("change bridge %s: %w", there.Name, err)
+	}
+	return nil
 }
 
 // differing makes the attributes that have to change, or nil if none has.

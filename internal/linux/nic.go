@@ -84,11 +84,12 @@ func wireless(root fs.FS, name string) bool {
 // out, by what the firmware says (DMI sys_vendor, and product_name where that is
 // not enough). Sources: the providers' documentation on source checks: EC2 "source/
 // destination checks", Google "MAC spoofing protection", Azure "promiscuous mode
-// is not supported", Hetzner Cloud, DigitalOcean, Oracle "VNIC".
+// is not supported", OpenStack "port security", Hetzner Cloud, DigitalOcean, Oracle "VNIC".
 var clouds = []struct{ vendor, product, name string }{
 	{"Amazon EC2", "", "Amazon EC2"}, {"Google", "Google Compute Engine", "Google Compute Engine"},
 	{"Microsoft Corporation", "Virtual Machine", "Microsoft Azure or Hyper-V"}, {"Hetzner", "vServer", "Hetzner Cloud"},
 	{"DigitalOcean", "", "DigitalOcean"}, {"Alibaba Cloud", "", "Alibaba Cloud"}, {"Vultr", "", "Vultr"},
+	{"OpenStack Foundation", "", "an OpenStack cloud (port security)"}, {"OpenStack", "", "an OpenStack cloud (port security)"},
 	{"OracleCloud.com", "", "Oracle Cloud"}, {"Scaleway", "", "Scaleway"}, {"Akamai", "", "Akamai Connected Cloud"},
 }
 
@@ -136,8 +137,8 @@ func networkRoot(root fs.FS) (how string, server netip.Addr) {
 			how = strings.TrimRight(strings.ToUpper(strings.TrimPrefix(more[0], "fuse.")), "4") + " from " + more[1]
 		}
 	}
-	if how == "" && device != "" && overISCSI(root, device, 0) {
-		return "iSCSI", portal(root)
+	if how == "" && device != "" {
+		return networkDisk(root, device, 0)
 	}
 	return how, server
 }
@@ -155,28 +156,64 @@ func addressIn(options, source string) netip.Addr {
 	return a
 }
 
-// overISCSI says whether a block device (major:minor), or one that it is made of
-// (LVM, RAID, encryption), is a disk of an iSCSI session.
-func overISCSI(root fs.FS, device string, depth int) bool {
+// networkDisk says how a block device (major:minor), or one that it is made of (LVM,
+// RAID, encryption), comes over the network: iSCSI, NVMe over TCP or RDMA, NBD, RBD.
+func networkDisk(root fs.FS, device string, depth int) (how string, server netip.Addr) {
 	const deepest = 8 // of devices on top of each other
 	dir := path.Join("sys/dev/block", device)
 	if link, err := fs.ReadLink(root, dir); err == nil {
-		if strings.Contains(link, "/session") {
-			return true
+		switch name := path.Base(link); {
+		case strings.Contains(link, "/session"):
+			return "iSCSI", portal(root)
+		case strings.Contains(link, "/nvme"):
+			if how, server = overFabrics(root, name); how != "" {
+				return how, server
+			}
+		case strings.HasPrefix(name, "nbd"):
+			return "a network block device", netip.Addr{}
+		case strings.Contains(link, "devices/rbd/"):
+			return "Ceph", netip.Addr{}
 		}
 		dir = path.Join("sys/dev/block", link)
 	}
 	slaves, err := fs.ReadDir(root, path.Join(dir, "slaves"))
 	if err != nil || depth == deepest {
-		return false
+		return "", netip.Addr{}
 	}
 	for _, s := range slaves {
 		number, err := fs.ReadFile(root, path.Join(dir, "slaves", s.Name(), "dev"))
-		if err == nil && overISCSI(root, strings.TrimSpace(string(number)), depth+1) {
-			return true
+		if err != nil {
+			continue
+		}
+		if how, server := networkDisk(root, strings.TrimSpace(string(number)), depth+1); how != "" {
+			return how, server
 		}
 	}
-	return false
+	return "", netip.Addr{}
+}
+
+// overFabrics looks at the controllers of an NVMe disk (nvme0n1p2: those of
+// subsystem 0): transport and address, "traddr=192.168.99.7,trsvcid=4420,…"
+// (Documentation/ABI and drivers/nvme/host/sysfs.c).
+func overFabrics(root fs.FS, disk string) (how string, server netip.Addr) {
+	subsystem, _, _ := strings.Cut(strings.TrimPrefix(disk, "nvme"), "n")
+	controllers, _ := fs.Glob(root, "sys/class/nvme-subsystem/nvme-subsys"+subsystem+"/nvme*/transport")
+	if len(controllers) == 0 {
+		controllers, _ = fs.Glob(root, "sys/class/nvme/nvme"+subsystem+"/transport")
+	}
+	for _, c := range controllers {
+		transport, err := fs.ReadFile(root, c)
+		if kind := strings.TrimSpace(string(transport)); err == nil && (kind == "tcp" || kind == "rdma") {
+			how = "NVMe over " + strings.ToUpper(kind)
+			address, _ := fs.ReadFile(root, path.Join(path.Dir(c), "address"))
+			for part := range strings.SplitSeq(strings.TrimSpace(string(address)), ",") {
+				if value, ok := strings.CutPrefix(part, "traddr="); ok && len(controllers) == 1 {
+					server, _ = netip.ParseAddr(value)
+				}
+			}
+		}
+	}
+	return how, server
 }
 
 // portal is the address of the only iSCSI target; invalid if there are several.

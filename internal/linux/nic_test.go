@@ -44,6 +44,25 @@ func TestRootOverTheNetwork(t *testing.T) {
 			"sys/class/iscsi_connection/connection1:0/persistent_address": file("192.168.99.7"),
 			"sys/class/iscsi_connection/connection2:0/persistent_address": file("192.168.99.8"),
 		}, "iSCSI", ""},
+		"NVMe over TCP": {fstest.MapFS{
+			"proc/self/mountinfo": file("22 1 259:2 / / rw - ext4 /dev/nvme0n1p2 rw\n"),
+			"sys/dev/block/259:2": link2("../../devices/virtual/nvme-subsystem/nvme-subsys0/nvme0n1/nvme0n1p2"),
+			"sys/class/nvme-subsystem/nvme-subsys0/nvme0/transport": file("tcp\n"),
+			"sys/class/nvme-subsystem/nvme-subsys0/nvme0/address":   file("traddr=192.168.99.7,trsvcid=4420,src_addr=192.168.99.66\n"),
+		}, "NVMe over TCP", "192.168.99.7"},
+		"NVMe in a slot": {fstest.MapFS{
+			"proc/self/mountinfo": file("22 1 259:2 / / rw - ext4 /dev/nvme0n1p2 rw\n"),
+			"sys/dev/block/259:2": link2("../../devices/pci0000:00/0000:00:06.0/0000:01:00.0/nvme/nvme0/nvme0n1/nvme0n1p2"),
+			"sys/class/nvme-subsystem/nvme-subsys0/nvme0/transport": file("pcie\n"),
+		}, "", ""},
+		"NBD": {fstest.MapFS{
+			"proc/self/mountinfo": file("22 1 43:1 / / rw - ext4 /dev/nbd0p1 rw\n"),
+			"sys/dev/block/43:1":  link2("../../devices/virtual/block/nbd0/nbd0p1"),
+		}, "a network block device", ""},
+		"Ceph": {fstest.MapFS{
+			"proc/self/mountinfo": file("22 1 252:1 / / rw - ext4 /dev/rbd0p1 rw\n"),
+			"sys/dev/block/252:1": link2("../../devices/rbd/0/block/rbd0/rbd0p1"),
+		}, "Ceph", ""},
 		"a later mount hides": {fstest.MapFS{"proc/self/mountinfo": file(
 			"1 1 0:2 / / rw - nfs 10.0.0.1:/ rw,addr=10.0.0.1\n22 1 0:30 / / rw - overlay overlay rw\n")}, "", ""},
 		"nothing": {fstest.MapFS{}, "", ""},
@@ -69,7 +88,7 @@ func TestWirelessAndClouds(t *testing.T) {
 	}
 	for _, c := range []struct{ vendor, product, asset, want string }{
 		{"Amazon EC2\n", "c5.large", "", "Amazon EC2"}, {"Xen", "HVM domU", "Amazon EC2", "Amazon EC2"},
-		{"Google", "Google Compute Engine", "", "Google Compute Engine"}, {"Google", "Bobba", "", ""},
+		{"Google", "Google Compute Engine", "", "Google Compute Engine"}, {"OpenStack Foundation", "OpenStack Nova", "", "an OpenStack cloud (port security)"}, {"Google", "Bobba", "", ""},
 		{"Microsoft Corporation", "Virtual Machine", "", "Microsoft Azure or Hyper-V"}, {"Microsoft Corporation", "Surface Pro", "", ""},
 		{"Hetzner", "vServer", "", "Hetzner Cloud"}, {"Dell Inc.", "PowerEdge R640", "", ""}, {"QEMU", "Standard PC", "", ""}, {"", "", "", ""},
 	} {

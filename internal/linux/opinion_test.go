@@ -30,6 +30,7 @@ func opinion(t *testing.T, present host.State, absent []host.Key) {
 			if err != nil || strings.TrimSpace(string(b)) != want.Value {
 				t.Errorf("%s is %q (%v), not %q", k, b, err, want.Value)
 			}
+		case host.Feature: // no program says so
 		case host.Table, host.Set, host.Chain, host.Element:
 			if text := nftText(want); !slices.Contains(rules, text) {
 				t.Errorf("nft has not: %s\nbut: %s", text, strings.Join(rules, "\n     "))
@@ -73,21 +74,60 @@ func ipLinks(t *testing.T) (out []host.Resource) {
 			Kind      string `json:"info_kind"`
 			SlaveKind string `json:"info_slave_kind"`
 			Data      struct {
-				STP   int    `json:"stp_state"`
-				Delay uint32 `json:"forward_delay"`
+				STP    int    `json:"stp_state"`
+				Delay  uint32 `json:"forward_delay"`
+				Filter int    `json:"vlan_filtering"`
 			} `json:"info_data"`
 			Port struct{ Hairpin, Isolated bool } `json:"info_slave_data"`
 		}
 	}
 	output(t, &links, "ip", "-j", "-d", "link", "show")
+	vlans := bridgeVLANs(t)
 	for _, l := range links {
+		// Not listed at all: in no VLAN.
+		if _, in := vlans[l.Ifname]; !in && len(vlans) > 0 && (l.Linkinfo.Kind == "bridge" || l.Linkinfo.SlaveKind == "bridge") {
+			vlans[l.Ifname] = host.NoVLANs
+		}
 		out = append(out, host.Link{
+			Filter: l.Linkinfo.Data.Filter != 0, VLANs: vlans[l.Ifname],
 			Name: l.Ifname, Type: l.Linkinfo.Kind, MAC: l.Address, MTU: l.Mtu, Up: slices.Contains(l.Flags, "UP"),
 			Master: l.Master, Alias: l.Ifalias, STP: l.Linkinfo.Data.STP != 0, ForwardDelay: l.Linkinfo.Data.Delay,
 			Isolated: l.Linkinfo.Port.Isolated, Hairpin: l.Linkinfo.Port.Hairpin,
 		})
 	}
 	return out
+}
+
+// bridgeVLANs is what iproute2's bridge says, by link.
+func bridgeVLANs(t *testing.T) map[string]string {
+	var links []struct {
+		Ifname string
+		Vlans  []struct {
+			Vlan, VlanEnd int
+			Flags         []string
+		}
+	}
+	if _, err := exec.LookPath("bridge"); err == nil {
+		output(t, &links, "bridge", "-j", "vlan", "show")
+	}
+	texts := map[string]string{}
+	for _, l := range links {
+		set := host.VLANSet{}
+		for _, v := range l.Vlans {
+			var flags host.VLANFlags
+			if slices.Contains(v.Flags, "PVID") {
+				flags |= host.PVID
+			}
+			if slices.Contains(v.Flags, "Egress Untagged") {
+				flags |= host.Untagged
+			}
+			for id := v.Vlan; id <= max(v.Vlan, v.VlanEnd); id++ {
+				set[id] = flags
+			}
+		}
+		texts[l.Ifname] = set.Text(host.DefaultVLAN)
+	}
+	return texts
 }
 
 func ipAddresses(t *testing.T) (out []host.Resource) {

@@ -315,6 +315,8 @@ func (f *Fake) get(k host.Key) host.Resource {
 	switch k.Kind {
 	case host.KindSysctl:
 		return f.defaultSysctl(k.Name)
+	case host.KindFeature:
+		return host.Feature{Name: k.Name}
 	case host.KindNIC:
 		if l, ok := f.state[host.LinkKey(k.Name)].(host.Link); ok {
 			return host.NIC{Link: l.Name, Carrier: l.Up}

@@ -35,7 +35,7 @@ func (f *Fake) nextLink(want host.Link) (change func(), err error) {
 		}
 		bare := host.Link{
 			Name: want.Name, Type: want.Type, MAC: want.MAC, MTU: want.MTU,
-			STP: want.STP, ForwardDelay: want.ForwardDelay,
+			STP: want.STP, ForwardDelay: want.ForwardDelay, Filter: want.Filter,
 		}
 		if want.Type == host.TypeTap {
 			bare.MAC, bare.MTU = fmt.Sprintf("02:00:00:00:%02x:%02x", f.births>>8&255, f.births&255), 1500
@@ -54,8 +54,10 @@ func (f *Fake) checkLink(want host.Link) error {
 		return fmt.Errorf("the name is longer than %d characters", maxName)
 	case want.Master == "" && (want.Isolated || want.Hairpin):
 		return errors.New("a link that is no bridge port has no port flags")
-	case want.Type != host.TypeBridge && (want.STP || want.ForwardDelay != 0):
-		return errors.New("a link that is no bridge has no spanning tree")
+	case want.Type != host.TypeBridge && (want.STP || want.ForwardDelay != 0 || want.Filter):
+		return errors.New("a link that is no bridge has no spanning tree and filters no VLANs")
+	case want.Type != host.TypeBridge && want.Master == "" && want.VLANs != "":
+		return errors.New("a link that is no bridge port is in no VLANs")
 	case want.Master == "":
 		return nil
 	case want.Type == host.TypeBridge:
@@ -93,7 +95,7 @@ func (f *Fake) deleteLink(l host.Link) {
 		switch r := r.(type) {
 		case host.Link:
 			if r.Master == l.Name {
-				r.Master, r.Isolated, r.Hairpin = "", false, false
+				r.Master, r.Isolated, r.Hairpin, r.VLANs = "", false, false, ""
 				f.state.Add(r)
 			}
 		case host.Address:

@@ -164,3 +164,7 @@ func TestOverlap(t *testing.T) {
 		}
 	}
 }
+
+func TestFakeVLANs(t *testing.T) {
+	ContractVLANs(t, func(*testing.T) txn.Host { return NewFake() }, nil)
+}

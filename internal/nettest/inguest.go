@@ -25,7 +25,7 @@ var guestInside []byte
 const guestEnv = "DRAWBRIDGE_NETTEST_GUEST"
 
 // insideLimit is how long such a guest may take, from its start to the end of the test.
-const insideLimit = 3 * time.Minute
+const insideLimit = 5 * time.Minute
 
 // Inside is what a test takes with it into a guest. A shell, busybox and what makes
 // nodes (NewNode) are always there.

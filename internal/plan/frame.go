@@ -33,7 +33,7 @@ func Frame(steps []Step, seen host.State) (scope []host.Key, snapshot, goal host
 		if l, ok := r.(host.Link); ok && l.Master != "" && deleted[host.LinkKey(l.Master)] {
 			// A port loses its bridge and its flags, and nothing else.
 			touched[key], snapshot[key] = true, r
-			l.Master, l.Isolated, l.Hairpin = "", false, false
+			l.Master, l.Isolated, l.Hairpin, l.VLANs = "", false, false, ""
 			goal[key] = l
 		}
 	}

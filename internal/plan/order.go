@@ -15,10 +15,18 @@ import (
 var rank = map[host.Kind]int{
 	host.KindUnmanaged: -1,
 	host.KindTable:     0, host.KindSet: 1, host.KindChain: 2, host.KindElement: 3, host.KindAccept: 3,
-	host.KindLink: 4, host.KindAddress: 6, host.KindRule: 7, host.KindRoute: 9, host.KindSysctl: 11,
-	host.KindSnoop: 12, host.KindGuest: 13, host.KindReservation: 14, host.KindPool: 15, host.KindRouter: 16,
-	host.KindZone: 17, host.KindResolver: 18,
+	host.KindLink: 5, host.KindAddress: 8, host.KindRule: 9, host.KindRoute: 11, host.KindSysctl: 13,
+	host.KindSnoop: 14, host.KindGuest: 15, host.KindReservation: 16, host.KindPool: 17, host.KindRouter: 18,
+	host.KindZone: 19, host.KindResolver: 20,
 }
+
+// Around the links: a port comes into VLANs before its bridge begins to tell them
+// apart, and leaves VLANs after it has ceased to, so that no frame of the host's is
+// lost.
+const (
+	rankJoinVLANs  = 4
+	rankLeaveVLANs = 6
+)
 
 // Between these ranks lies the move of a NIC into a bridge or out of it. In
 // between the NIC is a port while routes still lead over it, which loses
@@ -27,12 +35,12 @@ var rank = map[host.Kind]int{
 const (
 	// rankLinkSysctl is the rank of a parameter that belongs to one link: after
 	// the link, before its addresses.
-	rankLinkSysctl = 5
+	rankLinkSysctl = 7
 	// rankPlug: a link that is there becomes a port once the bridge has its
 	// addresses, and before routes lead over the bridge.
-	rankPlug = 8
+	rankPlug = 10
 	// rankUnplug: it leaves the bridge once routes lead over it again.
-	rankUnplug = 10
+	rankUnplug = 12
 )
 
 func rankOf(s Step) int {
@@ -44,6 +52,11 @@ func rankOf(s Step) int {
 	case host.Link:
 		before, there := s.Before.(host.Link)
 		switch {
+		case there && s.After != nil && after.Type != host.TypeBridge && onlyVLANs(before, after):
+			if gainsOnly(before, after) {
+				return rankJoinVLANs
+			}
+			return rankLeaveVLANs
 		case !there || s.After == nil || before.Master == after.Master:
 		case after.Master == "":
 			return rankUnplug

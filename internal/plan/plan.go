@@ -11,6 +11,7 @@ package plan
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -307,9 +308,13 @@ func riskOf(steps []Step, cuts []string, had host.Ledger, seen host.State) Risk 
 		risk = RiskGuest
 	}
 	for _, s := range steps {
-		if touchesForeignLink(s, had) && !plugsIdle(s, seen) {
+		if !touchesForeignLink(s, had) || plugsIdle(s, seen) {
+			continue
+		}
+		if !keepsUntagged(s) {
 			return RiskHost
 		}
+		risk = RiskGuest
 	}
 	return risk
 }
@@ -346,7 +351,7 @@ func plugsIdle(s Step, seen host.State) bool {
 	if !ok1 || !ok2 || before.Master != "" {
 		return false
 	}
-	before.Master, before.Up, before.Isolated, before.Hairpin = after.Master, after.Up, after.Isolated, after.Hairpin
+	before.Master, before.Up, before.Isolated, before.Hairpin, before.VLANs = after.Master, after.Up, after.Isolated, after.Hairpin, after.VLANs
 	if before != after {
 		return false
 	}
@@ -356,6 +361,47 @@ func plugsIdle(s Step, seen host.State) bool {
 		}
 	}
 	return true
+}
+
+// onlyVLANs says whether two versions of a link differ in nothing else.
+func onlyVLANs(before, after host.Link) bool {
+	before.VLANs, before.Filter = after.VLANs, after.Filter
+	return before == after
+}
+
+// gainsOnly says whether a link is in no VLAN less than before.
+func gainsOnly(before, after host.Link) bool {
+	had, err1 := host.ParseVLANs(before.VLANs, host.DefaultVLAN)
+	has, err2 := host.ParseVLANs(after.VLANs, host.DefaultVLAN)
+	for id, flags := range had {
+		if now, in := has[id]; !in || now != flags {
+			return false
+		}
+	}
+	return err1 == nil && err2 == nil
+}
+
+// keepsUntagged says whether a step does no more to a link than to change what it
+// does with tagged frames: those without a tag go the same way before and after.
+func keepsUntagged(s Step) bool {
+	before, ok1 := s.Before.(host.Link)
+	after, ok2 := s.After.(host.Link)
+	if !ok1 || !ok2 || !onlyVLANs(before, after) {
+		return false
+	}
+	was, now := untagged(before), untagged(after)
+	return was != nil && maps.Equal(was, now)
+}
+
+// untagged are the VLANs of a link whose frames it takes or gives without a tag;
+// nil if that cannot be told.
+func untagged(l host.Link) host.VLANSet {
+	set, err := host.ParseVLANs(l.VLANs, host.DefaultVLAN)
+	if err != nil {
+		return nil
+	}
+	maps.DeleteFunc(set, func(_ int, flags host.VLANFlags) bool { return flags == 0 })
+	return set
 }
 
 func firstOf(a, b host.Resource) host.Resource {

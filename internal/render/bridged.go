@@ -31,6 +31,7 @@ func (bridged) Settle(n spec.Network, d spec.Document, f Facts) spec.Network {
 	if n.Bridge == "" {
 		n.Bridge = freeBridge("br", d, f)
 	}
+	f.leadWithAddresses(&n)
 	from := n.Bridge
 	if len(n.Uplinks) > 0 && !n.Adopt {
 		from = n.Uplinks[0]
@@ -46,6 +47,20 @@ func (bridged) Settle(n spec.Network, d spec.Document, f Facts) spec.Network {
 	n.IPv6 = spec.IPv6Off
 	settleNames(&n, d.Revision, f)
 	return n
+}
+
+// leadWithAddresses puts the uplink first over which the host speaks, if that is
+// one of several: the bridge takes its identity.
+func (f Facts) leadWithAddresses(n *spec.Network) {
+	if len(n.Uplinks) < 2 || len(f.hostAddresses(n.Uplinks[0])) > 0 {
+		return
+	}
+	for i, u := range n.Uplinks {
+		if len(f.hostAddresses(u)) > 0 {
+			n.Uplinks = slices.Concat([]string{u}, n.Uplinks[:i], n.Uplinks[i+1:])
+			return
+		}
+	}
 }
 
 func (bridged) Validate(n spec.Network) error {
@@ -130,17 +145,26 @@ func (m bridged) Render(n spec.Network, f Facts) (host.Wish, []Note, error) {
 		return host.NewWish(), nil, nil // Trouble says so
 	}
 	m.profiles(&w, n, f)
-	w.Given[br.Key()] = br
+	links := linksOf(n, f.Seen)
 	for _, u := range n.Uplinks {
 		l, ok := f.Seen[host.LinkKey(u)].(host.Link)
 		// A NIC that was pulled out and has got nothing of its own since goes
 		// back; one that has is somebody's, or is what a person has to decide.
 		if ok && l.Master == "" && len(f.hostAddresses(u)) == 0 {
 			l.Master, l.Up = n.Bridge, true
-			w.Given[l.Key()] = l
+			links.Add(l)
 		}
 	}
-	var notes []Note
+	notes, err := f.tellApart(n, links)
+	if err != nil {
+		return host.NewWish(), nil, err
+	}
+	for k, r := range links {
+		// What differs in nothing is named for the bridge alone: ports stand on it.
+		if k == br.Key() || !host.Same(f.Seen[k], r) {
+			w.Given[k] = r
+		}
+	}
 	if f.Moving[n.Name] && n.Adopt {
 		notes = append(notes, Note("bridge "+n.Bridge+" is used as it is; it stays when the network is removed"))
 	}
@@ -154,6 +178,9 @@ func (bridged) Trouble(n spec.Network, seen host.State) string {
 		return fmt.Sprintf("bridge %s is not there: whoever manages the host's network has not made it; drawbridge network stop %s, then start, moves %s again", n.Bridge, n.Name, strings.Join(n.Uplinks, ", "))
 	case br.Type != host.TypeBridge:
 		return fmt.Sprintf("%s is no bridge", n.Bridge)
+	}
+	if !n.Tags.IsZero() && !br.Filter {
+		return fmt.Sprintf("bridge %s does not tell VLANs apart; no guest is plugged in until it does", n.Bridge)
 	}
 	for _, u := range n.Uplinks {
 		l, ok := seen[host.LinkKey(u)].(host.Link)

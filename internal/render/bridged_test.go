@@ -86,7 +86,11 @@ func TestWhatCannotBeBridgedIsRefusedInOneLine(t *testing.T) {
 		"adopt NIC":    {nil, theLAN(func(n *spec.Network) { n.Adopt, n.Bridge, n.Uplinks = true, "enp6s18", nil }), "adopt", "is no bridge"},
 		"adopt and in": {[]host.Resource{bridge("br5")}, theLAN(func(n *spec.Network) { n.Adopt, n.Bridge = true, "br5" }), "uplink", "not a port of br5"},
 		"second with address": {[]host.Resource{wired("eth1"), host.NIC{Link: "eth1", Carrier: true}, host.Address{Link: "eth1", Addr: p("192.0.2.9/24")}},
-			theLAN(func(n *spec.Network) { n.Uplinks = append(n.Uplinks, "eth1") }), "uplink", "192.0.2.9/24"},
+			theLAN(func(n *spec.Network) { n.Uplinks, n.STP = append(n.Uplinks, "eth1"), true }), "uplink", "192.0.2.9/24"},
+		"two without spanning tree": {[]host.Resource{wired("eth1"), host.NIC{Link: "eth1", Carrier: true}},
+			theLAN(func(n *spec.Network) { n.Uplinks = append(n.Uplinks, "eth1") }), "uplink", "enp6s18 and eth1 in one bridge are a loop"},
+		"VLAN taken": {[]host.Resource{tellsApart, host.Link{Name: "own.50", Type: host.TypeVLAN, Lower: "enp6s18", VID: 50, MTU: 1500, Up: true}},
+			theLAN(func(n *spec.Network) { n.Tags.Trunk = "40-60" }), "vlan", "own.50 takes the frames of VLAN 50"},
 		"nat with uplink": {nil, spec.Network{Name: "n", Mode: "nat", Uplinks: []string{"enp6s18"}, Started: true}, "uplink", "mode bridged"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -32,6 +32,10 @@ type Facts struct {
 	// HandsOff is true where the host's own network managers can be told which links
 	// are none of theirs.
 	HandsOff bool
+	// Had is the document before the change; the same where nobody asked for one.
+	Had spec.Document
+	// PortTags are the VLANs of those guests' ports that have some of their own.
+	PortTags map[spec.NetworkName][]spec.Tags
 	// Now is the time in seconds since 1970, for what ends by itself.
 	Now int64
 

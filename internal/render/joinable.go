@@ -33,12 +33,15 @@ func (m bridged) joinable(n spec.Network, f Facts) error {
 	case exists:
 		return bad("bridge", "%s is there already and is no bridge; --bridge names another", n.Bridge)
 	}
+	if len(n.Uplinks) > 1 && !n.STP {
+		return bad("uplink", "%s in one bridge are a loop if they lead to the same LAN, and frames would go round for ever; --stp has the bridge keep one of them open, and a bond, named as the only uplink, uses all", strings.Join(n.Uplinks, " and "))
+	}
 	for i, u := range n.Uplinks {
 		if why := m.unusable(u, f); why != "" {
 			return bad("uplink", "%s", why)
 		}
 		if a := f.hostAddresses(u); i > 0 && len(a) > 0 {
-			return bad("uplink", "%s has the address %s; only what the first uplink has moves to the bridge, so take it away or name %s first", u, a[0].Addr, u)
+			return bad("uplink", "%s has the address %s; the host has addresses on %s too, and what only one of them has can move to the bridge; take it away from one", u, a[0].Addr, n.Uplinks[0])
 		}
 		if i > 0 && f.MTUOf(u) < f.MTUOf(n.Uplinks[0]) {
 			return bad("uplink", "%s has an MTU of %d, less than the bridge's %d; large frames would be lost", u, f.MTUOf(u), f.MTUOf(n.Uplinks[0]))
@@ -69,10 +72,10 @@ func (bridged) unusable(name string, f Facts) string {
 	facts, _ := f.Seen[host.NICKey(name)].(host.NIC)
 	switch {
 	case !there:
-		return fmt.Sprintf("there is no interface %q; there are %s", name, strings.Join(f.candidates(), ", "))
+		return f.missing(name)
 	case noPort[l.Type] != "":
 		return name + " " + noPort[l.Type]
-	case l.MAC == "" || l.MAC == "00:00:00:00:00:00":
+	case noEthernet(l):
 		return name + " carries no Ethernet frames and cannot be a port of a bridge"
 	case facts.Wireless:
 		return name + " is a Wi-Fi station: an access point takes frames from its own address only, so guests behind it would reach nobody; use a NAT network, or a cable"
@@ -89,6 +92,12 @@ func (bridged) unusable(name string, f Facts) string {
 		}
 	}
 	return f.standingOn(name)
+}
+
+func noEthernet(l host.Link) bool { return l.MAC == "" || l.MAC == "00:00:00:00:00:00" }
+
+func (f Facts) missing(name string) string {
+	return fmt.Sprintf("there is no interface %q; there are %s", name, strings.Join(f.candidates(), ", "))
 }
 
 // candidates are links that could be meant.

@@ -84,8 +84,16 @@ func Trouble(n spec.Network, seen host.State) string {
 // boot, although it was stopped: not if that moves links of the host's own.
 func Unattended(n spec.Network) bool {
 	_, joins := joinerOf(n)
-	return !joins
+	return !joins || IsDirect(n)
 }
+
+// MovesUplinks says whether a network takes links of the host's own into a bridge.
+func MovesUplinks(n spec.Network) bool {
+	return n.Mode == (bridged{}).Name() && !n.Adopt && len(n.Uplinks) > 0
+}
+
+// IsDirect says whether guests share a NIC of the host's by macvtap, without a bridge.
+func IsDirect(n spec.Network) bool { return n.Mode == (direct{}).Name() }
 
 // Open says whether a guest may be a server on the network as any other machine
 // there may: it is not ours, and others give out addresses and names.

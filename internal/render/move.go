@@ -2,6 +2,7 @@ package render
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -38,16 +39,26 @@ func (m bridged) join(w *host.Wish, n spec.Network, f Facts) ([]Note, error) {
 		if l.Master != "" {
 			notes = append(notes, Note(fmt.Sprintf("%s is taken out of bridge %s", u, l.Master)))
 		}
-		l.Master, l.Up, l.Isolated, l.Hairpin = n.Bridge, true, false, false
+		l.Master, l.Up, l.Isolated, l.Hairpin, l.VLANs = n.Bridge, true, false, false, ""
 		w.Given.Add(l)
-		if facts, ok := f.Seen[host.NICKey(u)].(host.NIC); ok && facts.Cloud != "" {
-			notes = append(notes, Note(fmt.Sprintf("this machine runs at %s, whose network drops frames from hardware addresses that it did not give out: guests would reach nobody; a NAT network works there", facts.Cloud)))
-		}
+		notes = append(notes, f.cloudNote(u)...)
 	}
-	if len(n.Uplinks) > 1 && !n.STP {
-		notes = append(notes, "several uplinks and no spanning tree: if they lead to the same LAN, frames go round for ever; --stp prevents that")
+	links := host.NewState(br)
+	for _, u := range n.Uplinks {
+		links.Add(w.Given[host.LinkKey(u)])
 	}
-	return notes, nil
+	said, err := f.tellApart(n, links)
+	maps.Copy(w.Given, links)
+	return append(notes, said...), err
+}
+
+// cloudNote warns where the network knows the machine by its address.
+func (f Facts) cloudNote(nic string) []Note {
+	facts, ok := f.Seen[host.NICKey(nic)].(host.NIC)
+	if !ok || facts.Cloud == "" {
+		return nil
+	}
+	return []Note{Note(fmt.Sprintf("this machine runs at %s, whose network drops frames from hardware addresses that it did not give out: guests would reach nobody; a NAT network works there", facts.Cloud))}
 }
 
 func (bridged) whatMoves(n spec.Network, f Facts) Note {
@@ -94,7 +105,7 @@ func (bridged) Leave(n spec.Network, f Facts) (host.Wish, []Note, error) {
 	f.moveAll(w.Given, n.Bridge, nic.Name)
 	for _, u := range n.Uplinks {
 		if l, ok := f.Seen[host.LinkKey(u)].(host.Link); ok && l.Master == n.Bridge {
-			l.Master, l.Isolated, l.Hairpin, l.Up = "", false, false, true
+			l.Master, l.Isolated, l.Hairpin, l.Up, l.VLANs = "", false, false, true, ""
 			w.Given.Add(l)
 		}
 	}

@@ -34,7 +34,7 @@ type Mode interface {
 }
 
 // Modes is the only registration there is.
-var Modes = []Mode{nat{}, isolated{}, bridged{}}
+var Modes = []Mode{nat{}, isolated{}, bridged{}, direct{}}
 
 // DefaultMode is what a network gets that names none.
 const DefaultMode = spec.ModeName("nat")
@@ -68,7 +68,7 @@ func Validate(d spec.Document) error {
 		if err := ValidateNetwork(n); err != nil {
 			return err
 		}
-		if other, taken := bridges[n.Bridge]; taken {
+		if other, taken := bridges[n.Bridge]; taken && n.Bridge != "" {
 			return &spec.InvalidError{Field: "bridge", Reason: fmt.Sprintf("%q is the bridge of network %q already", n.Bridge, other)}
 		}
 		if other, taken := domains[n.Domain]; taken && n.Domain != "" {
@@ -100,7 +100,12 @@ func ValidateNetwork(n spec.Network) error {
 		return err
 	}
 	if _, joins := mode.(joiner); !joins && (len(n.Uplinks) > 0 || n.Adopt || n.STP) {
-		return &spec.InvalidError{Field: "uplink", Reason: fmt.Sprintf("a network of mode %s has a switch of its own; uplinks, adopted bridges and spanning tree are for mode bridged", n.Mode)}
+		return &spec.InvalidError{Field: "uplink", Reason: fmt.Sprintf("a network of mode %s has a switch of its own; uplinks, adopted bridges and spanning tree are for mode bridged, or uplinks for mode direct", n.Mode)}
+	}
+	if !n.Tags.IsZero() && !IsDirect(n) {
+		if err := TakesVLANs(n); err != nil {
+			return err
+		}
 	}
 	return mode.Validate(n)
 }

@@ -14,7 +14,7 @@ import (
 // with its reason, and the elements that one such network adds.
 func Rulebook(m Mode) (string, error) {
 	n := spec.Network{
-		Name: "example", Mode: m.Name(), Bridge: "virbr0", MAC: "52:54:00:00:00:01", Started: true, Domain: "example.internal",
+		Name: "example", Mode: m.Name(), Bridge: "virbr0", Uplinks: []string{"enp6s18"}, MAC: "52:54:00:00:00:01", Started: true, Domain: "example.internal",
 		Subnets: []spec.Subnet{
 			spec.NewSubnet(netip.MustParsePrefix("192.168.122.0/24")),
 			spec.NewSubnet(netip.MustParsePrefix("fd00:122::/64")),
@@ -26,6 +26,10 @@ func Rulebook(m Mode) (string, error) {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "# Rules of mode `%s`\n\n%s.\n\n", m.Name(), capital(m.Summary()))
+	if IsDirect(n) {
+		b.WriteString("None: what guests of such a network send and get does not pass the host's rules.\n")
+		return b.String(), nil
+	}
 	b.WriteString("Written from the source by `go test ./internal/render -update`. The tables are called `drawbridge`; no rule in\n" +
 		"them concerns an interface that is not a bridge of ours. An accept here does not override a drop in another table.\n\n")
 	b.WriteString("## What one network adds\n\nFor a network with bridge `virbr0`, 192.168.122.0/24 and fd00:122::/64; nothing else changes when it starts or stops.\n\n| set or map | element |\n|---|---|\n")

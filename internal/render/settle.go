@@ -108,7 +108,9 @@ func settleSubnets(n *spec.Network, d spec.Document, f Facts) error {
 func bridgesOf(d spec.Document) map[string]bool {
 	bridges := map[string]bool{}
 	for _, n := range d.Networks {
-		bridges[n.Bridge] = true
+		if n.Bridge != "" {
+			bridges[n.Bridge] = true
+		}
 	}
 	return bridges
 }

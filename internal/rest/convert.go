@@ -89,13 +89,14 @@ func networkOf(n spec.Network, v engine.NetworkView) api.Network {
 	out := api.Network{
 		Name: string(n.Name), UUID: n.UUID, Mode: string(n.Mode), Bridge: n.Bridge, MAC: n.MAC, MTU: n.EffectiveMTU(),
 		Subnets: []api.Subnet{}, IPv6: string(n.IPv6), Domain: n.Domain, AllowUsers: list(n.AllowUsers),
-		Uplinks: list(n.Uplinks), Adopt: n.Adopt, STP: n.STP,
+		Uplinks: list(n.Uplinks), Adopt: n.Adopt, STP: n.STP, VLAN: n.Tags.VLAN, VLANTrunk: string(n.Tags.Trunk),
 		Reservations: reservationsOf(n, ""), Autostart: n.Autostart, Started: n.Started,
 		Running: v.Running, Problems: list(v.Problems), Guests: v.Guests, Leases: v.Leases, PoolSize: v.PoolSize,
 	}
 	for _, s := range n.Subnets {
 		out.Subnets = append(out.Subnets, subnetOf(s))
 	}
+	out.Remarks = list(v.Remarks)
 	switch {
 	case !n.Started:
 		out.State = "stopped"
@@ -145,6 +146,7 @@ func leaseOf(l engine.Lease) api.Lease {
 func portOf(p engine.Port) api.Port {
 	out := api.Port{
 		Network: string(p.Network), Bridge: p.Bridge, Tap: p.Tap, Guest: p.Guest, MAC: p.MAC, Addresses: list(p.Addresses),
+		VLAN: p.Tags.VLAN, VLANTrunk: string(p.Tags.Trunk),
 		Made: p.Made, PID: p.PID, Process: p.Process,
 		RxBytes: p.RxBytes, TxBytes: p.TxBytes, RxPackets: p.RxPackets, TxPackets: p.TxPackets,
 	}

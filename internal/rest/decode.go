@@ -212,7 +212,7 @@ func decodeNetwork(node *yaml.Node) (spec.Network, error) {
 	if err := fields(node, path, map[string]reader{
 		"name": text(&in.Name), "mode": text(&in.Mode), "bridge": text(&in.Bridge), "mtu": number(&in.MTU),
 		"subnets": sequence(&subnets), "ipv6": text(&in.IPv6), "domain": text(&in.Domain),
-		"uplinks": words(&in.Uplinks), "adopt": boolOf(&in.Adopt), "stp": boolOf(&in.STP), "allow_users": words(&in.AllowUsers), "autostart": boolean(&in.Autostart), "started": boolean(&in.Started),
+		"uplinks": words(&in.Uplinks), "adopt": boolOf(&in.Adopt), "stp": boolOf(&in.STP), "vlan": number(&in.VLAN), "vlan_trunk": text(&in.VLANTrunk), "allow_users": words(&in.AllowUsers), "autostart": boolean(&in.Autostart), "started": boolean(&in.Started),
 		"reservations": sequence(&reservations), "forwards": sequence(&forwards), "uuid": text(&in.UUID), "mac": text(&in.MAC),
 	}); err != nil {
 		return spec.Network{}, err

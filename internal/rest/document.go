@@ -59,7 +59,7 @@ func documentOf(d spec.Document) api.Document {
 		n := d.Networks[name]
 		net := api.DocumentNetwork{
 			Name: string(name), Mode: string(n.Mode), Bridge: n.Bridge, MTU: n.MTU, IPv6: string(n.IPv6), Domain: n.Domain,
-			Uplinks: n.Uplinks, Adopt: n.Adopt, STP: n.STP,
+			Uplinks: n.Uplinks, Adopt: n.Adopt, STP: n.STP, VLAN: n.Tags.VLAN, VLANTrunk: string(n.Tags.Trunk),
 			AllowUsers: n.AllowUsers, Autostart: &n.Autostart, Started: &n.Started, UUID: n.UUID, MAC: n.MAC,
 		}
 		for _, sub := range n.Subnets {
@@ -86,6 +86,10 @@ func networkFrom(in api.DocumentNetwork) (spec.Network, error) {
 		Autostart: in.Autostart == nil || *in.Autostart, Started: in.Started == nil || *in.Started,
 	}
 	if err := spec.ValidateName(n.Name); err != nil {
+		return n, err
+	}
+	var err error
+	if n.Tags, err = spec.ParseTags(in.VLAN, in.VLANTrunk); err != nil {
 		return n, err
 	}
 	if in.MAC != "" {

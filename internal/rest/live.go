@@ -101,6 +101,11 @@ func (s *Server) portRequest(ctx context.Context, in api.PortRequest, made strin
 	if in.Queues < 0 || in.Queues > 256 {
 		return r, &spec.InvalidError{Field: "queues", Reason: strconv.Itoa(in.Queues) + " is not between 1 and 256"}
 	}
+	tags, err := spec.ParseTags(in.VLAN, in.VLANTrunk)
+	if err != nil {
+		return r, err
+	}
+	r.Tags = tags
 	if in.MAC != "" {
 		mac, err := spec.ParseMAC(in.MAC)
 		if err != nil {

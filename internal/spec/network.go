@@ -77,6 +77,8 @@ type Network struct {
 	Adopt bool
 	// STP: the bridge speaks the spanning tree protocol (IEEE 802.1D).
 	STP bool
+	// Tags are the VLANs of guests whose port says nothing else.
+	Tags Tags
 	// AllowUsers names the local users that may attach ports of their own.
 	AllowUsers []string
 	// Reservations in the order of their addresses.
@@ -143,7 +145,7 @@ func (n Network) Equal(o Network) bool {
 	return n.Name == o.Name && n.UUID == o.UUID && n.Mode == o.Mode && n.Bridge == o.Bridge &&
 		n.MAC == o.MAC && n.MTU == o.MTU && n.IPv6 == o.IPv6 && n.Domain == o.Domain &&
 		n.Autostart == o.Autostart && n.Started == o.Started &&
-		n.Adopt == o.Adopt && n.STP == o.STP && slices.Equal(n.Uplinks, o.Uplinks) &&
+		n.Adopt == o.Adopt && n.STP == o.STP && n.Tags == o.Tags && slices.Equal(n.Uplinks, o.Uplinks) &&
 		slices.Equal(n.Subnets, o.Subnets) && slices.Equal(n.AllowUsers, o.AllowUsers) &&
 		slices.Equal(n.Reservations, o.Reservations) &&
 		n.Forwards.Equal(o.Forwards)

@@ -23,6 +23,9 @@ func (n Network) Validate() error {
 	if err := n.validateUplinks(); err != nil {
 		return err
 	}
+	if err := n.Tags.Validate(); err != nil {
+		return err
+	}
 	if n.Domain != "" {
 		if err := validateDomain(n.Domain); err != nil {
 			return err

@@ -15,6 +15,7 @@
 //	within LIMIT REGEXP [!] db|host|lan CMD ARGS
 //	                      repeat a command until its output matches, at most so long
 //	services pid|kill     print, or kill, the process that serves guests
+//	cable HOST LAN        another cable between host and LAN: a link on each
 //	guest NAME BRIDGE     a guest without QEMU: a namespace behind a port of BRIDGE
 //	guest NAME TAP tap    the same, behind a tap that attach made, which it opens as QEMU would
 //	in NAME CMD ARGS      run a command in that guest; shells find $WORK in their environment
@@ -50,7 +51,15 @@ import (
 // program is the binary under test, built once.
 var program string
 
+// programEnv names a program that is built already: there is no compiler in a guest.
+const programEnv = "DRAWBRIDGE_SCRIPTS_PROGRAM"
+
 func TestMain(m *testing.M) {
+	if built := os.Getenv(programEnv); built != "" {
+		program = built
+		os.Setenv("DRAWBRIDGE", program)
+		os.Exit(m.Run())
+	}
 	dir, err := os.MkdirTemp("", "drawbridge-scripts")
 	if err != nil {
 		panic(err)
@@ -76,20 +85,26 @@ func TestMain(m *testing.M) {
 
 func TestScripts(t *testing.T) {
 	nettest.Need(t, nettest.Root, "nft", "ip", "ping", "dig", "busybox", "jq", "socat", "setpriv", "curl", "tcpdump", "capinfos")
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
-		RequireExplicitExec: true,
-		Setup:               setup,
-		Condition:           condition,
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"daemon": cmdDaemon, "db": run(client), "host": run(onHost), "lan": run(onLAN),
-			"within": cmdWithin, "services": cmdServices, "guest": cmdGuest, "in": run(inGuest), "calls": cmdCalls,
-		},
-	})
+	testscript.Run(t, params)
 }
 
-// condition knows [kernel:MAJOR.MINOR], that version or a later one.
+var params = testscript.Params{
+	Dir:                 "testdata",
+	RequireExplicitExec: true,
+	Setup:               setup,
+	Condition:           condition,
+	Cmds: map[string]func(*testscript.TestScript, bool, []string){
+		"daemon": cmdDaemon, "db": run(client), "host": run(onHost), "lan": run(onLAN),
+		"within": cmdWithin, "services": cmdServices, "cable": cmdCable, "guest": cmdGuest, "in": run(inGuest), "calls": cmdCalls,
+	},
+}
+
+// condition knows [kernel:MAJOR.MINOR], that version or a later one, and [vlans], a
+// kernel whose bridges tell them apart.
 func condition(cond string) (bool, error) {
+	if cond == "vlans" {
+		return exec.Command("unshare", "-n", "ip", "link", "add", "probe", "type", "bridge", "vlan_filtering", "1").Run() == nil, nil
+	}
 	least, ok := strings.CutPrefix(cond, "kernel:")
 	var want, have [2]int
 	if _, err := fmt.Sscanf(least, "%d.%d", &want[0], &want[1]); !ok || err != nil {
@@ -405,6 +420,14 @@ func cmdGuest(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(cable(ctx, w.host, "tap-"+args[0], g, "eth0"))
 	ts.Check(w.host.IP(ctx, "link set tap-"+args[0]+" master "+args[1]+" up"))
 	ts.Check(g.IP(ctx, "link set eth0 up"))
+}
+
+func cmdCable(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: cable HOST LAN")
+	}
+	w := of(ts)
+	ts.Check(cable(context.Background(), w.host, args[0], w.lan, args[1]))
 }
 
 // cable joins two nodes by a veth pair.
