@@ -209,7 +209,7 @@ func assemble(s settings, as guard.Role, log *slog.Logger) (d *running, err erro
 	d.engine = engine.New(engine.Config{
 		Host: d.host, Guard: guards(s, log), Manager: d.hostManager(), Reach: d.linux, Store: d.store, Ports: ports, Taps: taps{d.linux}, Services: guests{d.adapter}, Log: log,
 		Seed: machineID(), BootID: boot, Boottime: boottime, Resolved: d.resolved.Available,
-		FirstSinceBoot: firstSinceBoot(s.runDir, boot), Flows: flows{}, Doors: doors{d.linux}, Firewalls: &firewalls{Host: d.linux}, Observe: s.coexist != "on",
+		FirstSinceBoot: firstSinceBoot(s.runDir, boot), Flows: flows{}, Doors: doors{d.linux}, Paths: d.linux, Firewalls: &firewalls{Host: d.linux}, Observe: s.coexist != "on",
 	})
 	return d, d.countForwards()
 }

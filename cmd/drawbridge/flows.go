@@ -45,7 +45,7 @@ func (doors) Listeners(ctx context.Context, proto spec.Proto, first, last uint16
 	}
 	var out []engine.Listener
 	for _, l := range list {
-		out = append(out, engine.Listener{Addr: netip.AddrPortFrom(l.Addr, l.Port), V6Only: l.V6Only, PID: l.Process.PID, Process: l.Process.Comm})
+		out = append(out, engine.Listener{Addr: netip.AddrPortFrom(l.Addr, l.Port), V6Only: l.V6Only, Bound: l.Link != 0, PID: l.Process.PID, Process: l.Process.Comm})
 	}
 	return out, nil
 }

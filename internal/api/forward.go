@@ -21,7 +21,7 @@ type Forward struct {
 // ForwardRequest asks for a forward.
 type ForwardRequest struct {
 	Forward
-	Force        bool `json:"force,omitempty" doc:"Go on although a program of the host listens there"`
+	Force        bool `json:"force,omitempty" doc:"Go on although a program of the host listens there, a firewall rule takes or drops what comes, or you might not come back"`
 	ListenAnyway bool `json:"listen_anyway,omitempty" doc:"Go on although the address is not the host's"`
 }
 
@@ -34,6 +34,18 @@ type ForwardStatus struct {
 	Connections uint64 `json:"connections" doc:"Since it was made"`
 	Packets     uint64 `json:"packets" doc:"Both directions"`
 	Bytes       uint64 `json:"bytes" doc:"Both directions"`
+	// Reached is left out where it was not looked at: while the forward waits, and
+	// where there are more than 256.
+	Reached []ReachedFrom `json:"reached,omitempty" nullable:"false" doc:"From where it can be used just now, by the rules of all firewalls; left out while it waits, and for more than 256 forwards"`
+}
+
+// ReachedFrom is whether a forward can be used from somewhere.
+type ReachedFrom struct {
+	From    string `json:"from" doc:"lan, internet, host or guests"`
+	Link    string `json:"link" doc:"Where packets come in; empty for the host itself"`
+	Verdict string `json:"verdict" enum:"accepted,dropped,rejected,unknown" doc:"unknown: it could not be told"`
+	Why     string `json:"why" doc:"What is in the way, and how to let it through; empty if it is reached"`
+	Owner   string `json:"owner" doc:"Whose rule it is"`
 }
 
 // Forwards lists the forwards of all networks.

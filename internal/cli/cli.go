@@ -103,7 +103,7 @@ type app struct {
 // answers and we may (root).
 func (a *app) offline(c *cobra.Command) error {
 	words := strings.Fields(c.CommandPath())
-	if a.extra.Offline == nil || len(words) < 2 || !slices.Contains([]string{"plan", "change", "doctor", "advise"}, words[1]) || os.Geteuid() != 0 {
+	if a.extra.Offline == nil || len(words) < 2 || !slices.Contains([]string{"plan", "change", "doctor", "why", "advise"}, words[1]) || os.Geteuid() != 0 {
 		return nil
 	}
 	if conn, err := net.Dial("unix", a.socket); err == nil {
@@ -193,7 +193,7 @@ verified, and taken back if it goes wrong.`,
 		return fixed(forms(c)...)(c, args, to)
 	})
 	root.AddCommand(
-		a.statusCommand(), a.doctorCommand(), a.adviseCommand(), a.topologyCommand(), a.networkCommand(), a.upCommand(), a.downCommand(),
+		a.statusCommand(), a.doctorCommand(), a.whyCommand(), a.adviseCommand(), a.topologyCommand(), a.networkCommand(), a.upCommand(), a.downCommand(),
 		a.planCommand(), a.applyCommand(), a.exportCommand(), a.forwardCommand(), a.reservationCommand(), a.leaseCommand(),
 		a.guestCommand(), a.portCommand(), a.qemuCommand(), a.changeCommand(), a.monitorCommand(), a.logCommand(), a.undoCommand(), a.captureCommand(),
 		a.webCommand(), a.sessionCommand(), a.tokenCommand(),

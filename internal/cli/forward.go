@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -51,8 +52,8 @@ func (a *app) forwardAdd() *cobra.Command {
 				until := a.now().Add(span)
 				r.Until = &until
 			}
-			return a.change("forward "+r.Listen+" to "+r.Guest, func() (api.Change, error) {
-				return a.client.AddForward(c.Context(), r, flags.Options)
+			return a.mayMove(c.Context(), "forward "+r.Listen+" to "+r.Guest, &flags, func(o api.Options) (api.Change, error) {
+				return a.client.AddForward(c.Context(), r, o)
 			})
 		},
 	}
@@ -63,9 +64,10 @@ func (a *app) forwardAdd() *cobra.Command {
 	f.DurationVar(&span, "for", 0, "close it by itself after this time, such as 2h")
 	f.StringVar(&r.Comment, "comment", "", "a remark for people")
 	f.BoolVar(&all, "all", false, "give every port of LISTEN_IP to the guest, and let it go out by that address")
-	f.BoolVar(&r.Force, "force", false, "go on although a program of this host listens there")
+	f.BoolVar(&r.Force, "force", false, "go on although a program of this host listens there, or a firewall takes or drops what comes; what might keep you from coming back waits to be confirmed")
 	f.BoolVar(&r.ListenAnyway, "listen-anyway", false, "go on although LISTEN_IP is not an address of this host")
 	flags.dryRun(c)
+	flags.deciding(c)
 	return c
 }
 
@@ -97,9 +99,33 @@ func (a *app) forwardTable(w *writer, list []api.ForwardStatus) {
 		if f.Until != nil {
 			until = expiry(f.Until, a.now())
 		}
-		rows = append(rows, cells(f.ID, f.Guest, leads, f.Network, from, until, fmt.Sprint(f.Connections), size(f.Bytes), f.Comment))
+		rows = append(rows, cells(f.ID, f.Guest, leads, f.Network, from, reachedBy(f.Reached), until, fmt.Sprint(f.Connections), size(f.Bytes), f.Comment))
 	}
-	w.table([]string{"FORWARD", "GUEST", "LEADS TO", "NETWORK", "FROM", "ENDS", "CONNECTIONS", "BYTES", "COMMENT"}, rows)
+	w.table([]string{"FORWARD", "GUEST", "LEADS TO", "NETWORK", "FROM", "REACHED BY", "ENDS", "CONNECTIONS", "BYTES", "COMMENT"}, rows)
+}
+
+// reachedBy is "lan host guests", with what does not reach it behind: "host, not
+// lan (ufw), internet unknown".
+func reachedBy(list []api.ReachedFrom) string {
+	var reached, others []string
+	for _, r := range list {
+		switch {
+		case r.Verdict == "accepted":
+			if !slices.Contains(reached, r.From) {
+				reached = append(reached, r.From)
+			}
+		case r.Verdict == "unknown":
+			others = append(others, r.From+" unknown")
+		case r.Owner != "":
+			others = append(others, "not "+r.From+" ("+r.Owner+")")
+		default:
+			others = append(others, "not "+r.From)
+		}
+	}
+	if len(reached) > 0 {
+		others = slices.Insert(others, 0, strings.Join(reached, " "))
+	}
+	return strings.Join(slices.Compact(others), ", ")
 }
 
 func (a *app) forwardShow() *cobra.Command {
@@ -116,6 +142,11 @@ func (a *app) forwardShow() *cobra.Command {
 				for _, f := range list {
 					if f.Waiting != "" {
 						w.linef("%s waits: %s", f.ID, f.Waiting)
+					}
+					for _, r := range f.Reached {
+						if r.Verdict != "accepted" {
+							w.linef("%s from %s: %s: %s", f.ID, strings.TrimSpace(r.From+" "+r.Link), r.Verdict, r.Why)
+						}
 					}
 				}
 			})

@@ -167,7 +167,10 @@ type Verdict struct {
 	Rule  *ruleset.Rule
 	Owner ruleset.Owner
 	// Why says for Unknown what could not be evaluated.
-	Why          string
+	Why string
+	// Either says that a dropped packet may also be rejected: it depends on which of
+	// two chains of equal priority is asked first.
+	Either       bool
 	Steps        []Step
 	Translations []Translation
 	// After is the packet as it leaves the hook.
@@ -205,6 +208,15 @@ func (v Verdict) Where() string {
 // it, in the kernel's order. It never panics, and takes time in proportion to the
 // rules that the packet meets.
 func Walk(rules *ruleset.Ruleset, h *Host, at At, p Packet) Verdict {
+	return walkAs(rules, h, at, p, netip.AddrPort{})
+}
+
+// ends says whether a packet does not get through.
+func ends(k Kind) bool { return k == Dropped || k == Rejected }
+
+// walkAs is Walk with a translation of the target that no rule asks for yet, if
+// pretend is valid.
+func walkAs(rules *ruleset.Ruleset, h *Host, at At, p Packet, pretend netip.AddrPort) Verdict {
 	if at.Layer == "" {
 		at.Layer = Routed
 	}
@@ -216,11 +228,19 @@ func Walk(rules *ruleset.Ruleset, h *Host, at At, p Packet) Verdict {
 		return Verdict{Kind: Unknown, Why: "table " + name + " of iptables-legacy has rules, which are not evaluated", After: p}
 	}
 	chains := bound(rules.At(at.Hook, families...), at, p)
-	v := newWalk(h, at).hook(chains, p)
+	start := func() *walk { return &walk{host: h, at: at, left: budget, pretend: pretend} }
+	v := start().hook(chains, p)
 	// Chains of equal priority in several tables: their order is not known, so it
 	// must not matter.
 	if other, tied := turned(chains); tied {
-		if w := newWalk(h, at).hook(other, p); !same(v, w) {
+		w := start().hook(other, p)
+		if ends(v.Kind) && ends(w.Kind) {
+			if w.Kind != v.Kind {
+				v.Kind, v.Either = Dropped, true
+			}
+			return v
+		}
+		if !same(v, w) {
 			return Verdict{Kind: Unknown, Why: "it depends on the order of base chains with equal priority", After: p, Chain: v.Chain, Rule: v.Rule, Owner: v.Owner, Steps: v.Steps}
 		}
 	}

@@ -18,6 +18,8 @@ type Link struct {
 	Up, Carrier bool
 	MAC         string
 	MTU         int
+	// Forward4 is the link's own net.ipv4.conf.LINK.forwarding.
+	Forward4 bool
 	// Isolated and Hairpin are flags of a bridge's port.
 	Isolated, Hairpin bool
 }
@@ -25,6 +27,10 @@ type Link struct {
 // Host is what the walk must know about a host beside its rules.
 type Host struct {
 	Links map[string]Link
+	// Forward6 is net.ipv6.conf.all.forwarding.
+	Forward6 bool
+	// BridgeCalls4 and 6: br_netfilter shows bridged packets to the IP hooks.
+	BridgeCalls4, BridgeCalls6 bool
 	// Route asks the routing tables; nil if nobody can.
 	Route func(q RouteQuery) (RouteAnswer, bool)
 }

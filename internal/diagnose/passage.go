@@ -19,6 +19,9 @@ type Passage struct {
 	// Route is what the routing tables said; Local that the host itself takes it.
 	Route RouteAnswer
 	Local bool
+	// ForwardingOff names the parameter that keeps the host from forwarding, as
+	// sysctl takes it, if that is why.
+	ForwardingOff string
 	// Packet as it is delivered or sent.
 	Packet Packet
 }
@@ -48,7 +51,10 @@ func (p Passage) Translations() (all []Translation) {
 // Arrive follows a packet that comes in at Packet.In: ingress, prerouting, the
 // routing tables, then input, or forward and postrouting.
 func Arrive(rules *ruleset.Ruleset, h *Host, p Packet) Passage {
-	w := &passage{rules: rules, host: h, Passage: Passage{Kind: Accepted, Packet: p}}
+	return (&passage{rules: rules, host: h, Passage: Passage{Kind: Accepted, Packet: p}}).arrive()
+}
+
+func (w *passage) arrive() Passage {
 	if !w.hop(At{Device, "ingress"}) || !w.hop(At{Routed, "prerouting"}) {
 		return w.Passage
 	}
@@ -69,7 +75,11 @@ func Arrive(rules *ruleset.Ruleset, h *Host, p Packet) Passage {
 // output (after which it may be routed anew), postrouting; and what the host
 // sends to itself goes on to prerouting and input.
 func Send(rules *ruleset.Ruleset, h *Host, p Packet) Passage {
-	w := &passage{rules: rules, host: h, Passage: Passage{Kind: Accepted, Packet: p}}
+	return (&passage{rules: rules, host: h, Passage: Passage{Kind: Accepted, Packet: p}}).send()
+}
+
+func (w *passage) send() Passage {
+	p := w.Packet
 	if !w.route(RouteQuery{Target: p.Target, Source: p.Source, Mark: p.Mark}) {
 		return w.Passage
 	}
@@ -98,12 +108,18 @@ func Send(rules *ruleset.Ruleset, h *Host, p Packet) Passage {
 type passage struct {
 	rules *ruleset.Ruleset
 	host  *Host
+	// pretend is where a rule that is not there yet translates the target to.
+	pretend netip.AddrPort
 	Passage
 }
 
 // hop goes through one hook; false if the packet ends there.
 func (w *passage) hop(at At) bool {
-	v := Walk(w.rules, w.host, at, w.Packet)
+	pretend := netip.AddrPort{}
+	if at.Layer == Routed && (at.Hook == "prerouting" && w.Packet.In != "lo" || at.Hook == "output") {
+		pretend = w.pretend
+	}
+	v := walkAs(w.rules, w.host, at, w.Packet, pretend)
 	w.Packet = v.After
 	if len(v.Steps) > 0 || v.Kind != Accepted {
 		w.Hops = append(w.Hops, Hop{at, v})
@@ -143,7 +159,13 @@ func (w *passage) route(q RouteQuery) bool {
 		}
 	case typeUnicast:
 		w.Local, w.Packet.Out = false, r.Out
+		if q.Target.Is6() && q.In != "" && w.forwardingOff(q) {
+			return false
+		}
 	default:
+		if w.forwardingOff(q) {
+			return false
+		}
 		w.Kind, w.Why = Dropped, fmt.Sprintf("no way to %s: %s", q.Target, cmp.Or(r.Why, "a route says unreachable"))
 		return false
 	}
@@ -163,4 +185,21 @@ func NewConnection(in string, from netip.Addr, proto uint8, to netip.Addr, port 
 		p.ICMPType = 128
 	}
 	return p
+}
+
+// forwardingOff says whether the host does not forward what comes in there.
+func (w *passage) forwardingOff(q RouteQuery) bool {
+	l, known := w.host.Links[q.In]
+	switch {
+	case !known:
+		return false
+	case q.Target.Is4() && !l.Forward4:
+		w.ForwardingOff = "net.ipv4.ip_forward=1"
+	case q.Target.Is6() && !w.host.Forward6:
+		w.ForwardingOff = "net.ipv6.conf.all.forwarding=1"
+	default:
+		return false
+	}
+	w.Kind, w.Why = Dropped, fmt.Sprintf("the host does not forward what comes in at %s", q.In)
+	return true
 }

@@ -34,6 +34,8 @@ type walk struct {
 	passRule *ruleset.Rule
 	refusals []refusal
 	chain    *ruleset.Chain // the base chain
+	// pretend is a translation of the target that no rule asks for yet.
+	pretend netip.AddrPort
 }
 
 // refusal is where a packet ends, or perhaps does.
@@ -44,8 +46,6 @@ type refusal struct {
 	// doubt is why it is not certain; "" if it is.
 	doubt string
 }
-
-func newWalk(h *Host, at At) *walk { return &walk{host: h, at: at, left: budget} }
 
 func familiesOf(at At, p Packet) []string {
 	switch at.Layer {
@@ -135,6 +135,12 @@ func (w *walk) hook(chains []*ruleset.Chain, p Packet) Verdict {
 	current := &s
 	var steps []Step
 	for _, c := range chains {
+		if w.pretends(current) && effective(c) >= priorityTarget {
+			w.doPretend(current)
+		}
+		if at := effective(c); w.translatesTarget() && at >= priorityTarget || !w.translatesTarget() && at >= prioritySource {
+			w.retranslate(current)
+		}
 		if c.Type == "nat" && !w.asksNAT(current) {
 			continue
 		}
@@ -153,7 +159,48 @@ func (w *walk) hook(chains []*ruleset.Chain, p Packet) Verdict {
 			return w.verdict(nil, &before, steps)
 		}
 	}
+	if w.pretends(current) {
+		w.doPretend(current)
+	}
+	w.retranslate(current)
 	return w.verdict(current, current, steps)
+}
+
+func (w *walk) translatesTarget() bool {
+	return w.at.Hook == "prerouting" || w.at.Hook == "output"
+}
+
+// retranslate does what connection tracking does, without asking rules, to the
+// packets of a connection that was translated at its beginning.
+func (w *walk) retranslate(s *state) {
+	c := s.packet.Connection
+	if w.at.Layer != Routed || c.State != Established && c.State != Related || s.tracked != yes || c.Original == (Tuple{}) || c.Answer == (Tuple{}) {
+		return
+	}
+	// The connection's own directions, as this packet's are to become.
+	from, to := c.Original, Tuple{Source: c.Answer.Target, Target: c.Answer.Source, SourcePort: c.Answer.TargetPort, TargetPort: c.Answer.SourcePort}
+	if c.Reply {
+		from, to = c.Answer, Tuple{Source: c.Original.Target, Target: c.Original.Source, SourcePort: c.Original.TargetPort, TargetPort: c.Original.SourcePort}
+	}
+	switch w.at.Hook {
+	case "prerouting", "output":
+		if s.packet.Target == from.Target && (from.Target != to.Target || from.TargetPort != to.TargetPort) {
+			s.setTarget(to.Target, to.TargetPort, false, false)
+		}
+	case "postrouting", "input":
+		if s.packet.Source == from.Source && (from.Source != to.Source || from.SourcePort != to.SourcePort) {
+			s.setSource(to.Source, to.SourcePort, false, false)
+		}
+	}
+}
+
+func (w *walk) pretends(s *state) bool { return w.pretend.IsValid() && s.targetDone != yes }
+
+// doPretend translates the target as the first nat chain of priority dstnat
+// would.
+func (w *walk) doPretend(s *state) {
+	m := machine{walk: w, s: s}
+	m.translate(natWish{kind: "dnat", first: w.pretend.Addr(), firstPort: w.pretend.Port(), portsSpecified: w.pretend.Port() != 0})
 }
 
 // asksNAT says whether nat chains see the packet: the first of a connection, as
@@ -331,7 +378,7 @@ func (w *walk) verdict(passed, last *state, steps []Step) Verdict {
 		}
 		if !kinds[Unknown] {
 			// Dropped or rejected, but ended.
-			v.Kind = Dropped
+			v.Kind, v.Either = Dropped, true
 			return w.blame(v, certain)
 		}
 	}

@@ -162,7 +162,9 @@ type Config struct {
 	// leaves them alone, and only tells.
 	Firewalls Firewalls
 	Observe   bool
-	Log       *slog.Logger
+	// Paths reads what decides about packets' ways; nil if nobody can.
+	Paths Paths
+	Log   *slog.Logger
 	// Seed makes made-up addresses differ from host to host (machine-id).
 	Seed string
 	// BootID and Boottime are handed to txn.Runner.

@@ -108,6 +108,8 @@ type ForwardView struct {
 	Waiting string
 	// Counts since the forward was made.
 	Counts
+	// Reached says from where it can be used; nil if that was not looked at.
+	Reached []ReachedFrom
 }
 
 // AddForward finds out what the request left open, looks for what stands in
@@ -125,13 +127,14 @@ func (e *Engine) AddForward(ctx context.Context, r ForwardRequest, o Options) (R
 	for _, proto := range r.Protos {
 		c.Forwards = append(c.Forwards, network.SettleForward(r.Forward(proto)))
 	}
-	notes, err := e.inTheWay(ctx, c.Forwards, r)
+	notes, risky, err := e.inTheWay(ctx, network, c.Forwards, r, o.PID)
 	if err != nil {
 		return Result{}, fmt.Errorf("%s: %w", c.Title(), err)
 	}
 	if note != "" {
 		notes = append(notes, note)
 	}
+	o.risky = risky
 	res, err := e.Do(ctx, c, o)
 	res.Notes = append(notes, res.Notes...)
 	return res, err

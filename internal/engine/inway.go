@@ -21,7 +21,9 @@ type Doors interface {
 type Listener struct {
 	Addr netip.AddrPort
 	// V6Only sockets on every address do not hear IPv4.
-	V6Only  bool
+	V6Only bool
+	// Bound sockets hear one link only.
+	Bound   bool
 	PID     int
 	Process string
 }
@@ -44,37 +46,45 @@ func (e *ObstacleError) Error() string {
 }
 
 // inTheWay refuses forwards that collide with somebody else's; the notes are
-// remarks about what is merely doubtful, or was forced.
-func (e *Engine) inTheWay(ctx context.Context, list []spec.Forward, r ForwardRequest) ([]string, error) {
+// remarks about what is merely doubtful, or was forced. risky forwards may keep
+// whoever asked from coming back.
+func (e *Engine) inTheWay(ctx context.Context, n spec.Network, list []spec.Forward, r ForwardRequest, pid int) (notes []string, risky bool, err error) {
 	if e.Doors == nil {
-		return nil, nil
+		return nil, false, nil
 	}
-	var notes []string
 	locals, err := e.Doors.LocalAddrs(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("look for the host's addresses: %w", err)
+		return nil, false, fmt.Errorf("look for the host's addresses: %w", err)
 	}
 	for _, f := range list {
 		if note, err := notThisHost(f, locals, r.ListenAnyway); err != nil {
-			return nil, err
+			return nil, false, err
 		} else if note != "" {
 			notes = append(notes, note)
 		}
-		texts, err := e.obstacles(ctx, f)
+		texts, remarks, err := e.obstacles(ctx, f)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
-		if len(texts) == 0 {
-			continue
+		ways, err := e.takesWayIn(ctx, f, pid)
+		if err != nil {
+			return nil, false, err
 		}
-		if !r.Force {
-			return nil, &ObstacleError{Texts: texts, Force: true}
+		walls, more, err := e.walls(ctx, n, f)
+		if err != nil {
+			return nil, false, err
+		}
+		notes = append(append(notes, remarks...), more...)
+		texts = append(append(texts, ways...), walls...)
+		risky = risky || len(ways) > 0
+		if len(texts) > 0 && !r.Force {
+			return nil, false, &ObstacleError{Texts: texts, Force: true}
 		}
 		for _, t := range texts {
 			notes = append(notes, "forced although "+t)
 		}
 	}
-	return notes, nil
+	return notes, risky, nil
 }
 
 func notThisHost(f spec.Forward, locals map[netip.Addr]bool, anyway bool) (string, error) {
@@ -87,21 +97,37 @@ func notThisHost(f spec.Forward, locals map[netip.Addr]bool, anyway bool) (strin
 	return fmt.Sprintf("%s is not an address of this host: the forward works for what is routed here", f.Listen), nil
 }
 
-// obstacles lists what is in the way of a forward.
-func (e *Engine) obstacles(ctx context.Context, f spec.Forward) (sure []string, err error) {
-	if f.Proto != spec.ProtoAll {
-		listeners, err := e.Doors.Listeners(ctx, f.Proto, f.First, f.Last)
+// obstacles lists the programs of the host that a forward would take from those
+// who call them. A forward of a whole address must not take one from a program
+// that listens just there; those that listen everywhere are only remarked.
+func (e *Engine) obstacles(ctx context.Context, f spec.Forward) (sure, remarks []string, err error) {
+	protos, first, last := []spec.Proto{f.Proto}, f.First, f.Last
+	if f.Proto == spec.ProtoAll {
+		protos, first, last = []spec.Proto{spec.TCP, spec.UDP}, 1, 65535
+	}
+	var everywhere []string
+	for _, proto := range protos {
+		listeners, err := e.Doors.Listeners(ctx, proto, first, last)
 		if err != nil {
-			return nil, fmt.Errorf("look for programs that listen on %s: %w", f.Ports(), err)
+			return nil, nil, fmt.Errorf("look for programs that listen on %s: %w", f.Key(), err)
 		}
 		for _, l := range listeners {
-			if meets(f, l) {
-				sure = append(sure, fmt.Sprintf("%s (pid %d) listens on %s/%s and would not be reached any more", nameOr(l.Process, "a program"), l.PID, f.Proto, l.Addr))
+			switch {
+			case !meets(f, l):
+			case f.Proto == spec.ProtoAll && l.Bound:
+				// Guest services on a bridge, which go on for the bridge's own address.
+			case f.Proto == spec.ProtoAll && l.Addr.Addr().IsUnspecified():
+				everywhere = append(everywhere, nameOr(l.Process, "a program"))
+			default:
+				sure = append(sure, fmt.Sprintf("%s (pid %d) listens on %s/%s and would not be reached any more", nameOr(l.Process, "a program"), l.PID, proto, l.Addr))
 			}
 		}
 	}
+	if slices.Sort(everywhere); len(everywhere) > 0 {
+		remarks = append(remarks, fmt.Sprintf("%s: no longer reached at %s", join(slices.Compact(everywhere)), f.Listen))
+	}
 	slices.Sort(sure)
-	return slices.Compact(sure), nil
+	return slices.Compact(sure), remarks, nil
 }
 
 // meets says whether a program would lose what a forward takes.

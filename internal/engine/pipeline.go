@@ -32,6 +32,9 @@ func (e *Engine) change(ctx context.Context, title string, had, want spec.Docume
 	if err != nil {
 		return Result{}, fmt.Errorf("%s: %w", title, err)
 	}
+	if o.risky && len(d.plan.Steps) > 0 {
+		d.plan.Risk = plan.RiskHost
+	}
 	res := Result{
 		Title: title, Steps: d.plan.Steps, Risk: d.plan.Risk, Cuts: e.guestsOf(d.plan.Cuts),
 		DryRun: o.DryRun, Document: d.doc,

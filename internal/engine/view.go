@@ -56,6 +56,9 @@ type Options struct {
 	WhenReachable bool
 	// PID is the process that asks, 0 if that is not known.
 	PID int
+	// risky: what nobody can see from the steps may keep whoever asks from coming
+	// back, so that the change waits to be confirmed.
+	risky bool
 }
 
 // CutError refuses a change that would take the network from guests.

@@ -26,6 +26,7 @@ type link struct {
 	tells         bool   // a bridge of a kernel that can tell VLANs apart
 	defaultPVID   int    // of a bridge; IFLA_BR_VLAN_DEFAULT_PVID
 	hardware      uint16 // ARPHRD_*
+	forwards4     bool   // net.ipv4.conf.LINK.forwarding
 	portOf        string // the type of the master
 	counters      Counters
 }
@@ -80,6 +81,8 @@ func parseLink(m netlink.Message) (link, error) {
 			l.counters = parseCounters(ad.Bytes())
 		case unix.IFLA_LINKINFO:
 			nested(ad, l.parseInfo)
+		case unix.IFLA_AF_SPEC:
+			l.parseParameters(ad)
 		}
 	})
 	if elsewhere || l.Type == host.TypeVeth {
@@ -133,6 +136,22 @@ func (l *link) parseInfo(ad *netlink.AttributeDecoder) {
 			}
 		})
 	}
+}
+
+// parseParameters reads from IFLA_AF_SPEC what IPv4 has of parameters of the
+// link, of which forwarding is the first (IPV4_DEVCONF_FORWARDING in linux/ip.h).
+func (l *link) parseParameters(ad *netlink.AttributeDecoder) {
+	const inetConf = 1 // IFLA_INET_CONF
+	nested(ad, func(ad *netlink.AttributeDecoder) {
+		if ad.Type() != unix.AF_INET {
+			return
+		}
+		nested(ad, func(ad *netlink.AttributeDecoder) {
+			if b := ad.Bytes(); ad.Type() == inetConf && len(b) >= 4 {
+				l.forwards4 = binary.NativeEndian.Uint32(b) != 0
+			}
+		})
+	})
 }
 
 // linkBy asks for one link, by index or, if that is 0, by name. A link that is

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"strings"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -38,9 +40,10 @@ func (h *Host) Machine(ctx context.Context) (*diagnose.Host, error) {
 	for _, l := range links {
 		m.Links[l.Name] = diagnose.Link{
 			Index: l.index, Type: l.hardware, Kind: l.Type, Group: l.group, Master: names[l.master], Lower: names[l.lower], Addresses: addresses[l.index],
-			Up: l.Up, Carrier: l.carrier, MAC: l.MAC, MTU: l.MTU, Isolated: l.Isolated, Hairpin: l.Hairpin,
+			Up: l.Up, Carrier: l.carrier, MAC: l.MAC, MTU: l.MTU, Isolated: l.Isolated, Hairpin: l.Hairpin, Forward4: l.forwards4,
 		}
 	}
+	m.Forward6, m.BridgeCalls4, m.BridgeCalls6 = isOn("ipv6/conf/all/forwarding"), isOn("bridge/bridge-nf-call-iptables"), isOn("bridge/bridge-nf-call-ip6tables")
 	m.Route = func(q diagnose.RouteQuery) (diagnose.RouteAnswer, bool) {
 		r, err := h.routeFor(q, m.Links, names)
 		return r, err == nil
@@ -87,6 +90,9 @@ func (h *Host) routeFor(q diagnose.RouteQuery, links map[string]diagnose.Link, n
 	case errors.Is(err, unix.EINVAL) && q.In != "":
 		none.Why = "an address that cannot come in there (martian)"
 		return none, nil
+	case errors.Is(err, unix.EINVAL) && q.Source.IsLoopback():
+		none.Why = "a loopback address does not leave the host there (route_localnet is off)"
+		return none, nil
 	case err != nil || len(msgs) == 0:
 		return none, fmt.Errorf("look up the way to %s: %w", q.Target, orEmpty(err))
 	}
@@ -115,4 +121,11 @@ func parseAnswer(m netlink.Message, names map[int]string) (diagnose.RouteAnswer,
 		}
 	})
 	return r, err
+}
+
+// isOn says whether a parameter below /proc/sys/net is not 0; what is not there
+// is off.
+func isOn(name string) bool {
+	b, err := os.ReadFile("/proc/sys/net/" + name)
+	return err == nil && strings.TrimSpace(string(b)) != "0"
 }

@@ -37,9 +37,18 @@ func hookWord(family string, number uint32) string {
 // Rules reads all tables of all families and programs, as they were at one
 // moment; tables of iptables-legacy are named if they hold anything. The cost is
 // some milliseconds for ten thousand rules.
-func (h *Host) Rules(ctx context.Context) (*ruleset.Ruleset, error) { return h.rules.everything(ctx) }
+func (h *Host) Rules(ctx context.Context) (*ruleset.Ruleset, error) {
+	return h.rules.everything(ctx, nil)
+}
 
-func (a *nftAdapter) everything(ctx context.Context) (*ruleset.Ruleset, error) {
+// ForeignRules are all but our own tables, whose maps may hold tens of thousands
+// of elements.
+func (h *Host) ForeignRules(ctx context.Context) (*ruleset.Ruleset, error) {
+	return h.rules.everything(ctx, func(table string) bool { return table == ourTable })
+}
+
+// everything reads all tables but those that skip names.
+func (a *nftAdapter) everything(ctx context.Context, skip func(table string) bool) (*ruleset.Ruleset, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var r *ruleset.Ruleset
@@ -52,7 +61,7 @@ func (a *nftAdapter) everything(ctx context.Context) (*ruleset.Ruleset, error) {
 			return nil, err
 		}
 		// What was interrupted or is gone by now shows in the generation, too.
-		if r, err = a.sock.readAll(); err != nil && !errors.Is(err, unix.EINTR) && !isGone(err) {
+		if r, err = a.sock.readAll(skip); err != nil && !errors.Is(err, unix.EINTR) && !isGone(err) {
 			return nil, err
 		}
 		now, nowErr := a.sock.generation()
@@ -78,7 +87,7 @@ type wholeReader struct {
 	tables map[tableKey]*ruleset.Table
 }
 
-func (s *nftSocket) readAll() (*ruleset.Ruleset, error) {
+func (s *nftSocket) readAll(skip func(string) bool) (*ruleset.Ruleset, error) {
 	w := wholeReader{s, map[tableKey]*ruleset.Table{}}
 	r := &ruleset.Ruleset{}
 	replies, err := s.get(unix.NFT_MSG_GETTABLE, 0, netlink.Dump, nil)
@@ -91,6 +100,9 @@ func (s *nftSocket) readAll() (*ruleset.Ruleset, error) {
 			continue
 		}
 		f := fieldsOf(reply.attrs)
+		if skip != nil && skip(f.text(unix.NFTA_TABLE_NAME)) {
+			continue
+		}
 		t := &ruleset.Table{
 			Family: family, Name: f.text(unix.NFTA_TABLE_NAME), Handle: f.u64(nftaTableHandle),
 			Dormant: f.u32(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0, Owned: f.u32(unix.NFTA_TABLE_FLAGS)&tableOwned != 0, Sets: map[string]*ruleset.Set{},

@@ -71,7 +71,7 @@ ip saddr 1.2.3.4 drop
 func TestRulesAreThoseThatNFTLists(t *testing.T) {
 	a := freshNFT(t)
 	nftFile(t, everyFamily)
-	r, err := a.everything(t.Context())
+	r, err := a.everything(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -167,7 +167,7 @@ func TestLegacyTablesCountOnlyWithRules(t *testing.T) {
 		{"iptables-legacy -t nat -A PREROUTING -p tcp -j REDIRECT", []string{"ip nat", "ip6 mangle"}},
 	} {
 		run(step.command)
-		r, err := a.everything(t.Context())
+		r, err := a.everything(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -175,7 +175,7 @@ func TestLegacyTablesCountOnlyWithRules(t *testing.T) {
 			t.Errorf("after %s: %v, wanted %v", step.command, r.Legacy, step.want)
 		}
 	}
-	r, _ := a.everything(t.Context())
+	r, _ := a.everything(t.Context(), nil)
 	v := diagnose.Walk(r, nil, diagnose.At{Hook: "prerouting"}, diagnose.Packet{})
 	if v.Kind != diagnose.Unknown {
 		t.Errorf("with rules of iptables-legacy the walk says %s", v)
@@ -211,7 +211,7 @@ func BenchmarkRulesOfAFullHost(b *testing.B) {
 	start := time.Now()
 	for b.Loop() {
 		var err error
-		if r, err = a.everything(b.Context()); err != nil {
+		if r, err = a.everything(b.Context(), nil); err != nil {
 			b.Fatal(err)
 		}
 	}

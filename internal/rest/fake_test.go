@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"drawbridge/internal/api"
+	"drawbridge/internal/diagnose"
 	"drawbridge/internal/engine"
 	"drawbridge/internal/host"
 	"drawbridge/internal/plan"
@@ -254,6 +255,29 @@ func (f *fakeEngine) AddForward(ctx context.Context, r engine.ForwardRequest, o 
 		c.Forwards = append(c.Forwards, r.Forward(proto))
 	}
 	return f.Do(ctx, c, o)
+}
+
+func (f *fakeEngine) Why(_ context.Context, r engine.WhyRequest) (diagnose.Answer, error) {
+	if r.To == "nobody" {
+		return diagnose.Answer{}, fmt.Errorf("guest nobody: %w", spec.ErrNotFound)
+	}
+	return diagnose.Answer{
+		Kind: diagnose.Dropped, Sentence: "a connection to port 80 from lan to web ends at ip filter FORWARD: policy drop", Mend: "ufw route allow 80",
+		Sent:  diagnose.Packet{Protocol: 6, TargetPort: r.Port},
+		Steps: []diagnose.PathStep{{Where: "route", What: "to web by virbr0", Kind: diagnose.Accepted}, {Where: "ip filter FORWARD", What: "policy drop", Kind: diagnose.Dropped, Owner: "ufw"}},
+	}, nil
+}
+
+func (f *fakeEngine) WhyProbe(ctx context.Context, r engine.WhyRequest) (diagnose.Answer, engine.Probed, error) {
+	a, err := f.Why(ctx, r)
+	return a, engine.Probed{Sent: "one packet", Verdict: diagnose.Dropped, Agrees: true, Trace: []diagnose.TraceStep{{Family: "ip", Table: "filter", Chain: "FORWARD", Policy: true}}}, err
+}
+
+func (f *fakeEngine) Reached(_ context.Context, list []engine.ForwardView) (bool, error) {
+	for i := range list {
+		list[i].Reached = []engine.ReachedFrom{{From: "lan", Link: "enp6s18", Verdict: "dropped", Why: "policy", Owner: "ufw"}, {From: "host", Verdict: "accepted"}}
+	}
+	return true, nil
 }
 
 func (f *fakeEngine) Forwards(context.Context) ([]engine.ForwardView, error) {

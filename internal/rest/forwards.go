@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +20,9 @@ func (s *Server) registerForwards() {
 	handle(s, s.operation("list-forwards", http.MethodGet, "/forwards", "The forwards of all networks, and where they lead"),
 		func(ctx context.Context, _ *struct{}) ([]api.ForwardStatus, error) {
 			list, err := s.Engine.Forwards(ctx)
+			if err == nil {
+				_, err = s.Engine.Reached(ctx, list)
+			}
 			return forwardStatuses(list), err
 		})
 	type selected struct {
@@ -73,13 +77,11 @@ func (s *Server) selectForwards(ctx context.Context, selector string) ([]api.For
 	if err != nil {
 		return nil, err
 	}
-	out := []api.ForwardStatus{}
-	for _, f := range forwardStatuses(all) {
-		if keys[f.ID] {
-			out = append(out, f)
-		}
+	all = slices.DeleteFunc(all, func(v engine.ForwardView) bool { return !keys[v.Key()] })
+	if _, err := s.Engine.Reached(ctx, all); err != nil {
+		return nil, err
 	}
-	return out, nil
+	return forwardStatuses(all), nil
 }
 
 // forwardOf writes a forward as people give it.
@@ -122,6 +124,9 @@ func forwardStatuses(list []engine.ForwardView) []api.ForwardStatus {
 			if v.Proto != spec.ProtoAll {
 				st.Address = netip.AddrPortFrom(v.Address, v.TargetPort).String()
 			}
+		}
+		for _, r := range v.Reached {
+			st.Reached = append(st.Reached, api.ReachedFrom{From: r.From, Link: r.Link, Verdict: string(r.Verdict), Why: r.Why, Owner: string(r.Owner)})
 		}
 		out = append(out, st)
 	}

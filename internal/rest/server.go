@@ -32,6 +32,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"drawbridge/internal/api"
+	"drawbridge/internal/diagnose"
 	"drawbridge/internal/engine"
 	"drawbridge/internal/login"
 	"drawbridge/internal/rest/page"
@@ -69,6 +70,9 @@ type Engine interface {
 	Undo(ctx context.Context, id string, o engine.Options) (engine.Result, error)
 	AddForward(ctx context.Context, r engine.ForwardRequest, o engine.Options) (engine.Result, error)
 	Forwards(ctx context.Context) ([]engine.ForwardView, error)
+	Reached(ctx context.Context, list []engine.ForwardView) (bool, error)
+	Why(ctx context.Context, r engine.WhyRequest) (diagnose.Answer, error)
+	WhyProbe(ctx context.Context, r engine.WhyRequest) (diagnose.Answer, engine.Probed, error)
 }
 
 // Limits on what clients may send, for everybody alike.
@@ -241,6 +245,7 @@ func (s *Server) register() {
 	s.registerAdvise()
 	s.registerMetrics()
 	s.registerCapture()
+	s.registerWhy()
 	s.registerWeb()
 	s.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json")

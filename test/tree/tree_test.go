@@ -36,7 +36,7 @@ var (
 		"ruleset":   {pure: true},
 		"diagnose":  {ours: []string{"spec", "host", "ruleset", "topology"}, pure: true},
 		"txn":       {ours: []string{"spec", "host", "plan"}},
-		"engine":    {ours: []string{"spec", "host", "render", "plan", "txn"}},
+		"engine":    {ours: []string{"spec", "host", "render", "plan", "txn", "ruleset", "diagnose"}},
 		"linux":     {ours: []string{"host", "plan", "txn", "ruleset", "diagnose"}, theirs: netlinks},
 		"hostconf":  {ours: []string{"host", "plan", "txn"}, theirs: []string{"github.com/godbus/dbus", "golang.org/x/sys", "github.com/coreos/go-systemd", "go.yaml.in/yaml"}},
 		"latency":   {},
