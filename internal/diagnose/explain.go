@@ -121,6 +121,8 @@ type courier struct {
 	// sent is the packet as it began, arrived as it got to the other end.
 	sent, arrived Packet
 	reached       End
+	// translated is where NAT sent it.
+	translated netip.AddrPort
 	// port is where it came in, firstMAC whom the frame was for.
 	port, firstMAC string
 }
@@ -143,21 +145,31 @@ func (c *courier) verdict(hook string, v Verdict) bool {
 		if s.Kind != Accepted || s.Rule == nil && len(s.Chain.Rules) == 0 {
 			continue
 		}
-		what := "accepted by policy"
+		what, owner := "accepted by policy", ruleset.OwnerOfTable(s.Chain.Table)
 		if s.Rule != nil {
+			owner = ruleset.OwnerOfRule(s.Rule)
 			what = fmt.Sprintf("%s # handle %d", s.Rule, s.Rule.Handle)
 		}
-		c.steps = append(c.steps, PathStep{Back: c.back, Where: s.Chain.String(), What: what, Kind: Accepted, Rule: s.Rule, Chain: s.Chain, Owner: ruleset.OwnerOfTable(s.Chain.Table)})
+		c.steps = append(c.steps, PathStep{Back: c.back, Where: s.Chain.String(), What: what, Kind: Accepted, Rule: s.Rule, Chain: s.Chain, Owner: owner})
 	}
 	for _, t := range v.Translations {
 		c.add("NAT", "%s", t)
+		if t.Kind == "dnat" && !c.back {
+			c.translated = netip.AddrPortFrom(t.Addr, t.Port)
+		}
 	}
 	if v.Kind == Accepted {
 		return true
 	}
 	step := PathStep{Back: c.back, Where: hook, Kind: v.Kind, Rule: v.Rule, Chain: v.Chain, Owner: v.Owner, What: v.String()}
-	if v.Chain != nil {
-		step.Where = v.Chain.String()
+	switch {
+	case v.Rule != nil:
+		step.Where, step.What = v.Rule.Chain.String(), fmt.Sprintf("%s # handle %d", v.Rule, v.Rule.Handle)
+	case v.Chain != nil:
+		step.Where, step.What = v.Chain.String(), "policy drop"
+	}
+	if v.Kind == Unknown && v.Why != "" {
+		step.What = v.Why
 	}
 	c.steps = append(c.steps, step)
 	c.ended, c.mend = &step, c.mendRule(v)
@@ -169,15 +181,22 @@ func (c *courier) mendRule(v Verdict) string {
 	if v.Chain == nil || v.Kind == Unknown {
 		return ""
 	}
-	d := Door{Proto: c.question.Proto, Target: netip.AddrPortFrom(c.question.To.Addr, c.question.Port), Bridge: cmp.Or(c.question.To.Bridge, c.question.From.Bridge)}
-	if c.question.Port != 0 && !c.back && v.Chain.Hook == "forward" && c.question.To.Kind == Guest {
+	to, port := c.question.To.Addr, c.question.Port
+	if c.translated.IsValid() {
+		to, port = c.translated.Addr(), c.translated.Port()
+	}
+	d := Door{Proto: c.question.Proto, Target: netip.AddrPortFrom(to, port), Bridge: cmp.Or(c.question.To.Bridge, c.question.From.Bridge)}
+	if v.Owner == ruleset.Drawbridge && v.Rule != nil && v.Chain.Hook == "forward" && !c.back && c.question.To.Kind == Guest {
+		return fmt.Sprintf("drawbridge forward add PORT %s, which opens one port to the outside", c.question.To.Name)
+	}
+	if c.question.Port != 0 && !c.back && v.Chain.Hook == "forward" {
 		if way := WayOut(v.Owner, v.Chain, d); way != "" {
 			return way
 		}
 	}
 	switch {
-	case v.Owner == ruleset.Drawbridge && v.Rule != nil && v.Chain.Hook == "forward":
-		return fmt.Sprintf("drawbridge forward add PORT %s, which opens one port to the outside", c.question.To.Name)
+	case v.Owner == ruleset.Drawbridge:
+		return ""
 	case v.Rule != nil:
 		return fmt.Sprintf("nft delete rule %s handle %d", v.Rule.Chain, v.Rule.Handle)
 	}
@@ -430,6 +449,7 @@ func (c *courier) answer() Answer {
 	}
 	switch a.Kind {
 	case Unknown:
+		a.Mend = ""
 		a.Sentence = fmt.Sprintf("what becomes of %s is not known at %s: %s", way, c.ended.Where, c.ended.What)
 	case Rejected:
 		a.Sentence = fmt.Sprintf("%s is refused at %s%s: %s", way, c.ended.Where, owner, c.ended.What)

@@ -105,7 +105,7 @@ func (c *courier) frame(p Packet, way []stop, format string, args ...any) bool {
 		}
 		ok := c.verdict(s.at.Hook, v)
 		if c.ended != nil {
-			c.ended.What = fmt.Sprintf(format, args...) + " is " + c.ended.What
+			c.ended.What = fmt.Sprintf(format, args...) + ": " + c.ended.What
 			c.steps[len(c.steps)-1] = *c.ended
 		}
 		return ok

@@ -21,7 +21,10 @@ import (
 	"drawbridge/internal/render"
 )
 
-var topologies = flag.Int("explain.topologies", 60, "how many random topologies are tried")
+var (
+	topologies = flag.Int("explain.topologies", 60, "how many random topologies are tried")
+	questions  = flag.Int("explain.questions", 1, "how many questions are asked on each")
+)
 
 // country is this namespace as a host with bridges, and namespaces around it:
 // guests, and a LAN with a machine that stands for the internet.
@@ -48,6 +51,7 @@ func newCountry(t *testing.T, rnd *rand.Rand) *country {
 	}
 	t.Cleanup(func() { h.Close() })
 	c := &country{t: t, rnd: rnd, host: h, nft: freshNFT(t)}
+	t.Cleanup(clearCountry)
 	node := func(name string) *nettest.Node {
 		n, err := nettest.NewNode(context.Background(), name, "")
 		if err != nil {
@@ -87,11 +91,8 @@ func (c *country) set(name, value string) {
 	}
 }
 
-// build makes a topology anew: two bridges with guests, an uplink, our own
-// rules.
-func (c *country) build() {
-	c.t.Helper()
-	c.script, c.ends, c.faults = nil, nil, nil
+// clearCountry takes the last topology away.
+func clearCountry() {
 	for _, name := range []string{"virbr0", "virbr1", "up0"} {
 		exec.Command("ip", "link", "del", name).Run()
 	}
@@ -102,6 +103,15 @@ func (c *country) build() {
 	}
 	exec.Command("nft", "flush", "ruleset").Run()
 	exec.Command("conntrack", "-F").Run()
+	os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("0"), 0)
+}
+
+// build makes a topology anew: two bridges with guests, an uplink, our own
+// rules.
+func (c *country) build() {
+	c.t.Helper()
+	c.script, c.ends, c.faults = nil, nil, nil
+	clearCountry()
 	for _, s := range []string{"ipv4/ip_forward=1", "ipv4/conf/all/rp_filter=0", "ipv4/conf/default/rp_filter=0", "ipv4/icmp_ratelimit=0", "bridge/bridge-nf-call-iptables=0", "ipv6/conf/default/accept_dad=0"} {
 		name, value, _ := strings.Cut(s, "=")
 		c.set(name, value)
@@ -327,7 +337,7 @@ func TestExplainAgreesWithPackets(t *testing.T) {
 		for range rnd.IntN(3) {
 			c.sabotage()
 		}
-		for range 2 {
+		for range *questions {
 			q := c.ask()
 			c.forgetNeighbours()
 			s, err := c.host.Scene(t.Context())
