@@ -60,8 +60,8 @@ type Scene struct {
 	Listens func(proto uint8, to netip.AddrPort) (heard, known bool)
 }
 
-// Question is what a path is asked for. Port 0 asks with a ping.
-type Question struct {
+// PathQuestion is what a path is asked for. Port 0 asks with a ping.
+type PathQuestion struct {
 	From, To End
 	Proto    uint8
 	Port     uint16
@@ -97,7 +97,7 @@ type Answer struct {
 
 // Explain follows a packet from one end to the other, from tap to wire, and its
 // answer back, and says where it ends.
-func Explain(s *Scene, q Question) Answer {
+func Explain(s *Scene, q PathQuestion) Answer {
 	c := &courier{scene: s, question: q}
 	there := c.there()
 	if there {
@@ -110,7 +110,7 @@ func Explain(s *Scene, q Question) Answer {
 // courier carries one packet.
 type courier struct {
 	scene    *Scene
-	question Question
+	question PathQuestion
 	back     bool
 	steps    []PathStep
 	// ended is the step that ended the way; mend what would help.

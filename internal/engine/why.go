@@ -62,8 +62,8 @@ func (e *Engine) WhyProbe(ctx context.Context, r WhyRequest) (diagnose.Answer, P
 }
 
 // scene reads the host and finds both ends.
-func (e *Engine) scene(ctx context.Context, r WhyRequest) (*diagnose.Scene, diagnose.Question, error) {
-	var q diagnose.Question
+func (e *Engine) scene(ctx context.Context, r WhyRequest) (*diagnose.Scene, diagnose.PathQuestion, error) {
+	var q diagnose.PathQuestion
 	if e.Paths == nil {
 		return nil, q, fmt.Errorf("nobody can read this host's rules")
 	}
@@ -277,7 +277,7 @@ func (f *finder) at(a netip.Addr) diagnose.End {
 }
 
 // face gives the host the address by which the other end knows it.
-func (f *finder) face(q *diagnose.Question, six bool) {
+func (f *finder) face(q *diagnose.PathQuestion, six bool) {
 	host, other := &q.To, q.From
 	if host.Kind != diagnose.Itself || host.Addr.IsValid() {
 		return

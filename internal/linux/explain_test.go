@@ -245,13 +245,13 @@ func (c *country) sabotage() {
 	}
 }
 
-func (c *country) ask() diagnose.Question {
+func (c *country) ask() diagnose.PathQuestion {
 	rnd := c.rnd
 	lan := diagnose.End{Kind: diagnose.Outside, Name: "lan", Addr: netip.MustParseAddr("192.168.99.1")}
 	internet := diagnose.End{Kind: diagnose.Outside, Name: "internet", Addr: netip.MustParseAddr("198.51.100.77")}
 	self := diagnose.End{Kind: diagnose.Itself, Name: "host"}
 	guest := func() diagnose.End { return c.ends[rnd.IntN(len(c.ends))] }
-	var q diagnose.Question
+	var q diagnose.PathQuestion
 	for q.From.Name == q.To.Name {
 		q.From = pick(rnd, guest(), guest(), guest(), lan, self)
 		q.To = pick(rnd, guest(), guest(), lan, internet, self)
@@ -281,7 +281,7 @@ func (c *country) ask() diagnose.Question {
 
 // really sends the packet that the question is about, several times if need be:
 // one that is expected to arrive has more time than any machine needs.
-func (c *country) really(q diagnose.Question, expected bool) bool {
+func (c *country) really(q diagnose.PathQuestion, expected bool) bool {
 	c.t.Helper()
 	exec.Command("conntrack", "-F").Run()
 	to, tries, wait := q.To.Addr.String(), 2, "0.7"
@@ -424,7 +424,7 @@ func BenchmarkExplainOnAFullHost(b *testing.B) {
 			b.Fatal(err)
 		}
 		s.Guests = ends
-		if said := diagnose.Explain(s, diagnose.Question{From: ends[0], To: ends[501], Proto: 6, Port: 80}); len(said.Steps) == 0 {
+		if said := diagnose.Explain(s, diagnose.PathQuestion{From: ends[0], To: ends[501], Proto: 6, Port: 80}); len(said.Steps) == 0 {
 			b.Fatal("nothing was said")
 		}
 	}

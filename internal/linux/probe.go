@@ -118,7 +118,7 @@ func (h *Host) makeProbeLinks() error {
 	attrs := func(name string) attributes {
 		return func(ae *netlink.AttributeEncoder) { ae.String(unix.IFLA_IFNAME, name) }
 	}
-	_, err := h.rtnl.do(unix.RTM_NEWLINK, flagCreate, linkHeader(0, unix.IFF_UP, unix.IFF_UP), func(ae *netlink.AttributeEncoder) {
+	_, err := h.rtnl.do(unix.RTM_NEWLINK, flagCreate, linkHeader(0, 0, 0), func(ae *netlink.AttributeEncoder) {
 		attrs(probeLinkA)(ae)
 		nest(ae, unix.IFLA_LINKINFO, func(ae *netlink.AttributeEncoder) {
 			ae.String(unix.IFLA_INFO_KIND, "veth")
@@ -127,7 +127,7 @@ func (h *Host) makeProbeLinks() error {
 				attrs(probeLinkB)(peer)
 				b, err := peer.Encode()
 				if err == nil {
-					ae.Bytes(1|unix.NLA_F_NESTED /* VETH_INFO_PEER */, append(linkHeader(0, unix.IFF_UP, unix.IFF_UP), b...))
+					ae.Bytes(1|unix.NLA_F_NESTED /* VETH_INFO_PEER */, append(linkHeader(0, 0, 0), b...))
 				}
 			})
 		})
