@@ -70,7 +70,7 @@ func (t taps) Counters(context.Context) (map[string]engine.Counters, error) {
 	for name, c := range all {
 		out[name] = engine.Counters{
 			RxBytes: c.RxBytes, TxBytes: c.TxBytes, RxPackets: c.RxPackets, TxPackets: c.TxPackets,
-			Index: c.Index, NoCarrier: !c.Carrier,
+			Index: c.Index, NoCarrier: !c.Carrier, SpeedMbit: c.SpeedMbit,
 		}
 	}
 	return out, nil

@@ -355,6 +355,8 @@ type Counters struct {
 	// somebody at its other end (IFF_LOWER_UP).
 	Index   int
 	Carrier bool
+	// SpeedMbit in Mbit/s, asked for with all links alone; 0 if not known.
+	SpeedMbit int
 }
 
 // parseCounters reads the head of struct rtnl_link_stats64.
@@ -381,8 +383,11 @@ func (h *Host) Counters(names ...string) (map[string]Counters, error) {
 		if err != nil {
 			return nil, err
 		}
+		fast := speeds(links)
 		for _, l := range links {
-			out[l.Name] = l.counted()
+			c := l.counted()
+			c.SpeedMbit = fast[l.Name]
+			out[l.Name] = c
 		}
 		return out, nil
 	}
