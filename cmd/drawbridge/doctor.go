@@ -63,7 +63,7 @@ func (d doctor) Facts(ctx context.Context) (*diagnose.Facts, error) {
 
 // A daemon that runs puts back within milliseconds what it finds missing, such as
 // the rule of a port that was plugged in just now. That is no fault yet.
-const settleTries, settlePause = 5, 100 * time.Millisecond
+const settleTries, settlePause = 30, 100 * time.Millisecond
 
 // settled examines until nothing is missing, or a daemon had its time.
 func (d doctor) settled(ctx context.Context) (engine.Examination, error) {

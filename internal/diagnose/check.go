@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/spec"
@@ -156,10 +157,14 @@ func (f *Facts) Knows(name string) bool {
 // set is the turn of one parameter of the kernel from what it is.
 func (f *Facts) set(path, value string) Turn {
 	var t Turn
-	if old, ok := f.Sysctls[path]; ok {
-		t.Before = host.Sysctl{Path: path, Value: old}
+	link := ""
+	if parts := strings.Split(path, "/"); len(parts) == 5 && parts[2] == "conf" && parts[3] != "all" && parts[3] != "default" {
+		link = parts[3]
 	}
-	t.After = host.Sysctl{Path: path, Value: value}
+	if old, ok := f.Sysctls[path]; ok {
+		t.Before = host.Sysctl{Path: path, Value: old, Link: link}
+	}
+	t.After = host.Sysctl{Path: path, Value: value, Link: link}
 	return t
 }
 

@@ -57,7 +57,17 @@ type Facts struct {
 	// Now is the wall clock in seconds since 1970.
 	Now int64
 
-	found *obstacles
+	// What is worked out once.
+	found  *obstacles
+	sorted []host.Key
+}
+
+// keys are those of the state, in order.
+func (f *Facts) keys() []host.Key {
+	if len(f.sorted) != len(f.State) {
+		f.sorted = f.State.Keys()
+	}
+	return f.sorted
 }
 
 // Port is a guest's NIC.

@@ -333,7 +333,7 @@ func firstOf(list []string) string {
 }
 
 func (f *Facts) defaultLink6() string {
-	for _, key := range f.State.Keys() {
+	for _, key := range f.keys() {
 		if r, ok := f.State[key].(host.Route); ok && r.Dst.Bits() == 0 && r.Dst.Addr().Is6() && r.Link != "" && r.Table == host.MainTable {
 			return r.Link
 		}

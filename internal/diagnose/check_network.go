@@ -162,7 +162,7 @@ func findOverlap(f *Facts) []Finding {
 // overlap finds a route or address of others that shares addresses with a
 // subnet: the default route and the halves of it that VPNs use do not count.
 func (f *Facts) overlap(p netip.Prefix, bridge string) string {
-	for _, key := range f.State.Keys() {
+	for _, key := range f.keys() {
 		switch r := f.State[key].(type) {
 		case host.Route:
 			if r.Link != bridge && r.Dst.Bits() > 1 && r.Dst.Overlaps(p) && !r.Dst.Addr().IsLinkLocalUnicast() && !r.Dst.Addr().IsMulticast() && (r.Table != host.LocalTable || r.Type == 2) {
@@ -236,7 +236,7 @@ const longDelay = 400
 
 func findSTP(f *Facts) []Finding {
 	var found []Finding
-	for _, key := range f.State.Keys() {
+	for _, key := range f.keys() {
 		l, ok := f.State[key].(host.Link)
 		if !ok || l.Type != host.TypeBridge || !l.STP || l.ForwardDelay < longDelay || !f.hasGuests(l.Name) {
 			continue
@@ -261,7 +261,7 @@ func (f *Facts) hasGuests(bridge string) bool {
 	if f.networkOn(bridge) != "" {
 		return true
 	}
-	return slices.ContainsFunc(f.State.Keys(), func(k host.Key) bool {
+	return slices.ContainsFunc(f.keys(), func(k host.Key) bool {
 		l, ok := f.State[k].(host.Link)
 		return ok && l.Master == bridge && l.Type == host.TypeTap
 	})
@@ -277,31 +277,31 @@ func (f *Facts) networkOn(bridge string) spec.NetworkName {
 }
 
 func findMTU(f *Facts) []Finding {
-	var found []Finding
+	running := map[string]spec.Network{}
 	for _, n := range f.running() {
-		b, ok := f.link(n.Bridge)
-		if !ok {
+		running[n.Bridge] = n
+	}
+	var found []Finding
+	for _, key := range f.keys() {
+		l, ok := f.State[key].(host.Link)
+		n, ours := running[l.Master]
+		b, there := f.link(n.Bridge)
+		if !ok || !ours || !there || l.MTU == b.MTU {
 			continue
 		}
-		for _, key := range f.State.Keys() {
-			l, ok := f.State[key].(host.Link)
-			if !ok || l.Master != n.Bridge || l.MTU == b.MTU {
-				continue
-			}
-			same := l
-			same.MTU = b.MTU
-			x := Finding{
-				About: Subject{Network: n.Name, Link: l.Name}, Seen: fmt.Sprintf("port %s has MTU %d, bridge %s has %d", l.Name, l.MTU, n.Bridge, b.MTU),
-				Fix: Fix{
-					Command: fmt.Sprintf("ip link set %s mtu %d", l.Name, b.MTU), Undo: fmt.Sprintf("ip link set %s mtu %d", l.Name, l.MTU),
-					Turns: []Turn{{l, same}},
-				},
-			}
-			if slices.Contains(n.Uplinks, l.Name) {
-				x.Fix = Fix{Advice: fmt.Sprintf("set the MTU of network %s to that of the LAN: drawbridge network set %s mtu=%d", n.Name, n.Name, l.MTU)}
-			}
-			found = append(found, x)
+		same := l
+		same.MTU = b.MTU
+		x := Finding{
+			About: Subject{Network: n.Name, Link: l.Name}, Seen: fmt.Sprintf("port %s has MTU %d, bridge %s has %d", l.Name, l.MTU, n.Bridge, b.MTU),
+			Fix: Fix{
+				Command: fmt.Sprintf("ip link set %s mtu %d", l.Name, b.MTU), Undo: fmt.Sprintf("ip link set %s mtu %d", l.Name, l.MTU),
+				Turns: []Turn{{l, same}},
+			},
 		}
+		if slices.Contains(n.Uplinks, l.Name) {
+			x.Fix = Fix{Advice: fmt.Sprintf("set the MTU of network %s to that of the LAN: drawbridge network set %s mtu=%d", n.Name, n.Name, l.MTU)}
+		}
+		found = append(found, x)
 	}
 	return found
 }
@@ -374,7 +374,7 @@ func findRA(f *Facts) []Finding {
 		return nil
 	}
 	var found []Finding
-	for _, key := range f.State.Keys() {
+	for _, key := range f.keys() {
 		r, ok := f.State[key].(host.Route)
 		if !ok || !r.Dst.Addr().Is6() || r.Dst.Bits() != 0 || r.Protocol != protocolRA {
 			continue
@@ -413,7 +413,7 @@ func findReversePath(f *Facts) []Finding {
 // and those of the worse ones.
 func (f *Facts) defaultLinks() (best string, others []string) {
 	metric := 0
-	for _, key := range f.State.Keys() {
+	for _, key := range f.keys() {
 		r, ok := f.State[key].(host.Route)
 		if !ok || r.Table != host.MainTable || r.Dst.Bits() != 0 || !r.Dst.Addr().Is4() || r.Link == "" {
 			continue

@@ -1,0 +1,73 @@
+package diagnose
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"drawbridge/internal/host"
+	"drawbridge/internal/ruleset"
+	"drawbridge/internal/spec"
+)
+
+// large is a host with a hundred networks and ten thousand rules of others that
+// are not about them, in a chain that drops.
+func large() *Facts {
+	f := healthy()
+	for i := range 100 {
+		sub := spec.Subnet{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 20, byte(i), 0}), 24), Gateway: netip.AddrFrom4([4]byte{10, 20, byte(i), 1})}
+		name := spec.NetworkName(fmt.Sprint("n", i))
+		f.Document.Networks[name] = spec.Network{Name: name, Mode: "nat", Bridge: fmt.Sprint("virbr", i), Subnets: []spec.Subnet{sub}, Started: true}
+	}
+	t := &ruleset.Table{Family: ruleset.IP, Name: "mine", Sets: map[string]*ruleset.Set{}}
+	c := &ruleset.Chain{Name: "f", Type: "filter", Hook: "forward", Drop: true}
+	t.Add(c)
+	for i := range 10_000 {
+		c.Rules = append(c.Rules, &ruleset.Rule{Chain: c, Handle: uint64(i), Exprs: []ruleset.Expr{
+			ruleset.Payload{Base: ruleset.NetworkHeader, Offset: 12, Len: 4, Dst: 16}, ruleset.Cmp{Src: 16, Data: []byte{172, 16, byte(i / 250), byte(i % 250)}},
+			ruleset.Meta{Key: ruleset.MetaL4Proto, Dst: 16}, ruleset.Cmp{Src: 16, Data: []byte{6}},
+			ruleset.Payload{Base: ruleset.TransportHeader, Offset: 2, Len: 2, Dst: 16}, ruleset.Cmp{Src: 16, Data: []byte{byte(i >> 8), byte(i)}},
+			ruleset.Decide{Verdict: ruleset.Verdict{Kind: ruleset.Accept}},
+		}})
+	}
+	f.Rules, f.Machine = &ruleset.Ruleset{Tables: []*ruleset.Table{t}}, &Host{Links: map[string]Link{}}
+	return f
+}
+
+func TestRulesThatAreAboutNobodyChangeNothing(t *testing.T) {
+	f := large()
+	list := Accepts(f)
+	if len(list) != 2*len(f.Document.Networks) {
+		t.Fatalf("%d accepts", len(list))
+	}
+	for _, a := range list {
+		if a.Table != (host.Table{Family: "ip", Name: "mine"}) || a.Chain != "f" {
+			t.Fatalf("%+v", a)
+		}
+	}
+}
+
+func BenchmarkAcceptsAmongTenThousandRules(b *testing.B) {
+	for range b.N {
+		Accepts(large())
+	}
+}
+
+func BenchmarkExamine(b *testing.B) {
+	f := large()
+	for i := range 1000 {
+		tap := fmt.Sprint("t", i)
+		f.State.Add(host.Link{Name: tap, Type: host.TypeTap, MTU: 1500, Up: true, Master: fmt.Sprint("virbr", i%100)})
+		f.Ports = append(f.Ports, Port{Network: spec.NetworkName(fmt.Sprint("n", i%100)), Bridge: fmt.Sprint("virbr", i%100), Tap: tap, MAC: fmt.Sprint(i), Addresses: []string{"x"}})
+	}
+	for i := range 100 {
+		f.State.Add(host.Link{Name: fmt.Sprint("virbr", i), Type: host.TypeBridge, MTU: 1500, Up: true})
+		for j := range 12 {
+			f.State.Add(host.Route{Dst: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 20, byte(i), byte(j)}), 32), Link: fmt.Sprint("virbr", i), Type: 2, Table: 255})
+		}
+	}
+	for b.Loop() {
+		f.found, f.sorted = nil, nil
+		Examine(f)
+	}
+}
