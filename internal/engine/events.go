@@ -221,8 +221,10 @@ func (e *Engine) tellPhase(t txn.Txn) {
 		if t.Problem != "" {
 			ev.Text += " (" + t.Problem + ")"
 		}
-		if touched := touchedNetworks(had, t.Doc); known && len(touched) == 1 {
-			ev.Network = touched[0]
+		if known {
+			if touched := touchedNetworks(had, t.Doc); len(touched) == 1 {
+				ev.Network = touched[0]
+			}
 		}
 		e.tell(ev)
 	}
@@ -283,10 +285,10 @@ func (b *begun) over(t txn.Txn) (had spec.Document, known bool) {
 // tellSteps tells of drift or its repair: one event for each network, and one for
 // what belongs to none.
 func (e *Engine) tellSteps(kind EventKind, action string, steps []plan.Step, who, format string) {
-	doc := e.Store.Document()
+	at := txn.NetworksByBridge(e.Store.Document())
 	parts := map[spec.NetworkName][]host.Key{}
 	for _, s := range steps {
-		name := networkOfKey(doc, s.Key())
+		name, _ := txn.NetworkOf(s.Key(), at)
 		parts[name] = append(parts[name], s.Key())
 	}
 	var names []spec.NetworkName
@@ -308,15 +310,6 @@ func (e *Engine) tellSteps(kind EventKind, action string, steps []plan.Step, who
 	}
 }
 
-func networkOfKey(doc spec.Document, k host.Key) spec.NetworkName {
-	for name, n := range doc.Networks {
-		if hangsOn(k, n.Bridge) {
-			return name
-		}
-	}
-	return ""
-}
-
 // tellHeld tells which networks cannot run any more, or can again.
 func (e *Engine) tellHeld(had, held map[spec.NetworkName]string) {
 	for name, why := range held {
@@ -334,7 +327,7 @@ func (e *Engine) tellHeld(had, held map[spec.NetworkName]string) {
 // tellForeign tells what other programs changed, each thing once.
 func (e *Engine) tellForeign(burst []Hint) {
 	told := map[Hint]bool{}
-	doc := e.Store.Document()
+	at := txn.NetworksByBridge(e.Store.Document())
 	for _, h := range burst {
 		if h.Who == "" || h.Kind == "" || told[h] {
 			continue
@@ -350,7 +343,7 @@ func (e *Engine) tellForeign(burst []Hint) {
 			}
 		}
 		ev := Event{
-			Kind: ForeignEvent, Action: h.Kind, Object: h.Object, Who: h.Who, Network: networkOfKey(doc, host.LinkKey(h.Object)),
+			Kind: ForeignEvent, Action: h.Kind, Object: h.Object, Who: h.Who, Network: at[h.Object],
 			Text: fmt.Sprintf("%s changed by another program", what),
 		}
 		e.tell(ev)

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"drawbridge/internal/host"
 	"drawbridge/internal/plan"
 	"drawbridge/internal/spec"
 )
@@ -81,11 +82,10 @@ func (t Txn) Entry(had spec.Document) Entry {
 	for _, o := range e.Objects {
 		named[o.Network] = true
 	}
-	for _, doc := range []spec.Document{had, t.Doc} {
-		for name, n := range doc.Networks {
-			if !named[name] && touches(e.Steps, n.Bridge) {
-				named[name] = true
-			}
+	at := NetworksByBridge(had, t.Doc)
+	for _, s := range e.Steps {
+		if name, ok := NetworkOf(s.Key(), at); ok {
+			named[name] = true
 		}
 	}
 	for name := range named {
@@ -115,10 +115,29 @@ func putBack(steps []plan.Step) string {
 // Empty says that nothing was done that anybody would ask about.
 func (e Entry) Empty() bool { return e.StepCount == 0 && e.ObjectCount == 0 && e.Phase == Confirmed }
 
-func touches(steps []plan.Step, bridge string) bool {
-	return bridge != "" && slices.ContainsFunc(steps, func(s plan.Step) bool {
-		return slices.Contains(strings.FieldsFunc(s.Key().Name, func(r rune) bool { return r == ' ' || r == '/' }), bridge)
-	})
+// NetworksByBridge finds networks by the name of their bridge, those of later
+// documents first.
+func NetworksByBridge(docs ...spec.Document) map[string]spec.NetworkName {
+	at := map[string]spec.NetworkName{}
+	for _, doc := range docs {
+		for name, n := range doc.Networks {
+			if n.Bridge != "" {
+				at[n.Bridge] = name
+			}
+		}
+	}
+	return at
+}
+
+// NetworkOf finds the network whose bridge is in the name of a thing: the link
+// itself, its addresses, parameters, elements of sets and guest services.
+func NetworkOf(k host.Key, at map[string]spec.NetworkName) (spec.NetworkName, bool) {
+	for word := range strings.FieldsFuncSeq(k.Name, func(r rune) bool { return r == ' ' || r == '/' }) {
+		if name, ok := at[word]; ok {
+			return name, true
+		}
+	}
+	return "", false
 }
 
 // Object is one thing in the document, before and after a change; nil is absent.
