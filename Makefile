@@ -46,6 +46,7 @@ test-hosts:
 
 bench:
 	@scripts/install-packages build test bench
+	@npm --prefix test/page ci --silent --no-audit --no-fund --ignore-scripts
 	$(GO) run ./test/bench $(if $(ONLY),--only $(ONLY) --out docs/bench.md)
 
 install: build

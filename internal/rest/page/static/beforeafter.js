@@ -17,7 +17,11 @@ export function beforeAfter(change) {
   const picture = new Picture({open: () => {}, tip: {show() {}, move() {}, hide() {}}, fixed: true});
   picture.tools.remove();
   picture.legend.replaceChildren(h('span', {class: 'key added'}, 'added'), h('span', {class: 'key changed'}, 'changed'), h('span', {class: 'key removed'}, 'removed'));
-  picture.resized = () => { picture.moved = false; picture.draw(topology); };
+  // What is touched is shown as large as it goes.
+  const near = new Set(marked.map((n) => n.id));
+  for (const e of topology.edges) if (e.mark) { near.add(e.from); near.add(e.to); }
+  for (const n of topology.nodes) if (n.kind === 'nic' && n.uplink) near.add(n.id);
+  picture.resized = () => { picture.moved = true; picture.draw(topology); picture.fitTo([...near]); };
   picture.sizes.observe(picture.el);
   return h('div', {class: 'mini', role: 'img', 'aria-label': 'Before and after: ' + (marked.map((n) => `${n.kind} ${n.name} ${n.mark}`).join(', ') || 'cables change')}, picture.el);
 }

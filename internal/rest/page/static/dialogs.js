@@ -17,7 +17,8 @@ export function show(title, content, {wide} = {}) {
   const before = document.activeElement;
   dialog.closed = new Promise((done) => dialog.addEventListener('close', () => {
     dialog.remove();
-    if (before?.isConnected) before.focus();
+    // The browser gives the focus back by itself, unless what had it was made anew.
+    if (document.activeElement === document.body && before?.isConnected) before.focus();
     done();
   }));
   dialog.addEventListener('click', (e) => {
@@ -120,7 +121,8 @@ export async function plan(title, ask) {
     refresh();
   });
   const dialog = show(title, body, {wide: true});
-  go.focus();
+  go.focus({preventScroll: true});
+  dialog.scrollTop = 0;
 }
 
 function cost(dry) {

@@ -129,7 +129,8 @@ export class List {
     const all = this.v.rows();
     if (!all) { replace(this.body, h('p', {class: 'empty'}, 'Reading…')); return; }
     const {add, more} = this.v;
-    replace(this.tools, mayChange() && [(more?.() || []).map(([t, f]) => h('button', {type: 'button', onclick: f}, t)), add && h('button', {type: 'button', class: 'primary', onclick: add[1]}, icon('plus'), ' ', add[0])]);
+    if (this.toolsFor !== mayChange()) replace(this.tools, mayChange() && [(more?.() || []).map(([t, f]) => h('button', {type: 'button', onclick: f}, t)), add && h('button', {type: 'button', class: 'primary', onclick: add[1]}, icon('plus'), ' ', add[0])]);
+    this.toolsFor = mayChange();
     const want = this.search.value.toLowerCase().split(/\s+/).filter(Boolean);
     let rows = all.filter((r) => { const text = this.v.columns.map(([, f]) => f(r)).join(' ').toLowerCase(); return want.every((w) => text.includes(w)); });
     if (this.by !== undefined) {

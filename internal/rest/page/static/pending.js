@@ -26,7 +26,11 @@ function draw(el) {
   const busy = (f) => async (e) => {
     for (const b of el.querySelectorAll('button')) b.disabled = true;
     replace(e.target, 'Sending…');
-    await f();
+    try { await f(); } finally {
+      // Whatever became of it: what is shown next can be clicked.
+      el.dataset.id = '';
+      draw(el);
+    }
   };
   if (el.dataset.id === c.id + c.phase + mayChange() && el.querySelector('.clock') && until !== null) {
     // The same as before: the buttons stay, and with them the focus.

@@ -2,7 +2,7 @@
 // to be looked around in by mouse, touch and keyboard. It is drawn anew with every
 // topology, and what stayed is moved, not made again.
 
-import {h, s, icon, iconPath, rate, replace, size as bytes} from './dom.js';
+import {h, s, icon, iconPath, rate, replace} from './dom.js';
 import {down, placed} from './layout.js';
 import {Traffic} from './traffic.js';
 import {on, state, rateOf, unfold} from './live.js';
@@ -222,7 +222,7 @@ export class Picture {
   // paintRate writes the traffic of a guest into its box.
   paintRate(el, b) {
     if (!el?.rateAt) return;
-    const r = rateOf(b.node.id), text = r.rx < 1 && r.tx < 1 ? '' : `↓ ${brief(r.rx)} ↑ ${brief(r.tx)}`;
+    const r = rateOf(b.node.id), text = r.rx < 1 && r.tx < 1 ? '' : `↓ ${brief(r.rx)} ↑ ${brief(r.tx)} B/s`;
     if (el.rate === text) return;
     el.rate = text;
     words(part(el, 'text', 'fact rate'), ...el.rateAt, fit(text, factFont, b.w - 44));
@@ -270,6 +270,18 @@ export class Picture {
     this.at = {k, x: (w - k * this.bounds.width) / 2, y: (hgt - k * this.bounds.height) / 2};
     this.moved = false;
     if (asked) this.place();
+  }
+
+  // fitTo shows some boxes, and what is between them.
+  fitTo(ids) {
+    const some = ids.map((id) => this.boxes.get(id)).filter(Boolean);
+    if (!some.length) return;
+    const w = this.el.clientWidth, hgt = this.el.clientHeight, pad = 34;
+    const left = Math.min(...some.map((b) => b.x)), top = Math.min(...some.map((b) => b.y)) - 24;
+    const wide = Math.max(...some.map((b) => b.x + Math.min(b.w, 420))) - left, high = Math.max(...some.map((b) => b.y + b.h)) - top;
+    const k = Math.min(1.1, (w - 2 * pad) / wide, (hgt - 2 * pad - 20) / high);
+    this.at = {k, x: (w - k * wide) / 2 - k * left, y: (hgt - 20 - k * high) / 2 - k * top};
+    this.place();
   }
 
   zoom(by, cx = this.el.clientWidth / 2, cy = this.el.clientHeight / 2) {
@@ -376,8 +388,13 @@ export class Picture {
   }
 }
 
-// brief is a rate for a small place.
-const brief = (n) => (n < 1 ? '0' : bytes(n).replace(/ (.?)i?B$/, '$1') + 'B/s');
+// brief is a rate for a small place, in bytes a second.
+function brief(n) {
+  let unit = 0;
+  while (n >= 999.5) { n /= 1024; unit++; }
+  return n.toFixed(n < 9.95 && unit ? 1 : 0) + ' KMGT'[unit].trim();
+}
+
 const round = (x) => Math.round(x * 10) / 10;
 
 function size(rect, x, y, w, hgt) {

@@ -1,0 +1,428 @@
+// What is tried with the page, in this order: each test finds the host as the one
+// before left it.
+
+import {ask, db, equal, holds, launch, newPage, patience, settled} from './browser.mjs';
+
+const shots = process.env.SHOTS;
+const browser = await launch();
+
+const dialog = (page) => page.locator('dialog[open]');
+const button = (page, name) => page.getByRole('button', {name, exact: true});
+const shot = (page, name) => page.screenshot({path: `${shots}/${name}.png`, animations: 'disabled'});
+
+// until waits for something outside of the page.
+async function until(f, what) {
+  for (const end = Date.now() + patience; Date.now() < end;) {
+    try { if (await f()) return; } catch { /* not yet */ }
+    await new Promise((done) => setTimeout(done, 50));
+  }
+  throw new Error('not in time: ' + what);
+}
+
+// go shows a view by its tab.
+async function go(page, name) {
+  await page.locator('#tabs').getByRole('link', {name, exact: true}).click();
+  await page.getByRole('heading', {level: 1, name}).waitFor();
+}
+
+// fillIn fills in the open form and asks for the plan.
+async function fillIn(page, fields) {
+  for (const [label, value] of Object.entries(fields)) {
+    const field = dialog(page).getByLabel(label, {exact: true});
+    if ((await field.evaluate((el) => el.tagName)) === 'SELECT') await field.selectOption(value); else await field.fill(value);
+  }
+  await dialog(page).locator('button[type=submit]').click();
+}
+
+// doIt looks at the plan and carries it out.
+async function doIt(page, name = 'Do it') {
+  await dialog(page).locator('.plan').waitFor();
+  holds(await dialog(page).locator('.steps li').count() > 0, 'the plan has no steps');
+  await dialog(page).getByRole('button', {name, exact: true}).click();
+  await dialog(page).waitFor({state: 'detached'});
+}
+
+const networks = async () => (await db('network', 'ls', '-o', 'json')).map((n) => n.name);
+
+const tests = {
+  async login() {
+    const {link} = await db('web', '-o', 'json');
+    const page = await newPage(browser, {link});
+    await settled(page);
+    equal(new URL(page.url()).hash.includes('login'), false, 'the secret stays in the address');
+    equal(await page.evaluate(() => document.cookie), '', 'scripts see the cookie');
+    equal(await page.evaluate(() => fetch('/v1/session').then((r) => r.json()).then((s) => s.host)), 'kvm1', 'host');
+    const second = await newPage(browser, {link});
+    await second.getByText('this link was used already').waitFor();
+    await shot(second, 'login');
+    const {secret} = await db('token', 'add', 'wall', '--read-only', '-o', 'json');
+    await second.getByLabel('Link or token').fill('wrong');
+    await button(second, 'Log in').click();
+    await second.getByText('not known here').waitFor();
+    await second.getByLabel('Link or token').fill(secret);
+    await button(second, 'Log in').click();
+    await settled(second);
+    await second.getByText('look only').waitFor();
+    // The token is removed: the wall screen is asked to log in again, by itself.
+    await db('token', 'rm', 'wall');
+    await second.getByText('The login has ended').waitFor();
+    await button(page, 'logged in').click();
+    await button(page, 'Log out').click();
+    await page.getByRole('heading', {name: 'Log in'}).waitFor();
+    equal(await page.evaluate(() => fetch('/v1/status').then((r) => r.status)), 401, 'after logging out');
+    return [page, second];
+  },
+
+  async picture() {
+    const page = await newPage(browser);
+    await settled(page);
+    const nodes = await page.evaluate(() => window.drawbridge.state.topology.nodes.filter((n) => n.box).map((n) => n.id).sort());
+    equal(await page.evaluate(() => [...window.drawbridge.view.picture.boxes.keys()].sort()), nodes, 'boxes');
+    // Guests ping: their cables carry dashes that move.
+    const pixels = () => page.evaluate(() => { const c = document.querySelector('.picture canvas'), d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; let n = 0, sum = 0; for (let i = 3; i < d.length; i += 4) if (d[i]) { n++; sum = (sum * 31 + i) >>> 0; } return [n, sum]; });
+    await until(async () => (await pixels())[0] > 0, 'traffic is drawn');
+    const [, before] = await pixels();
+    await until(async () => (await pixels())[1] !== before, 'traffic moves');
+    const calm = await newPage(browser, {motion: 'reduce'});
+    await settled(calm);
+    await calm.waitForFunction(() => window.drawbridge.view.picture.traffic.lines.length > 0);
+    equal(await calm.evaluate(() => { const c = document.querySelector('.picture canvas'); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((x) => x); }), false, 'something moves for who wants less motion');
+    // What is wrong is red, and says why.
+    await db('network', 'stop', 'lab', '--cut-guests');
+    await page.locator('.node.bridge.stopped').waitFor();
+    await db('network', 'start', 'lab');
+    await page.locator('.node.bridge.isolated.ok').waitFor();
+    // By mouse: the tip, and the details.
+    const web = page.locator('.node.guest', {hasText: 'web'}).first();
+    await web.hover();
+    await page.locator('#tip').getByText('192.168.122').waitFor();
+    await web.click();
+    await page.locator('.details').getByText('Received').waitFor();
+    await page.locator('.details').getByText('8080').first().waitFor();
+    await shot(page, 'details');
+    // Wheel and drag.
+    const k = () => page.evaluate(() => window.drawbridge.view.picture.at);
+    const was = await k();
+    await page.mouse.move(500, 700);
+    await page.mouse.wheel(0, -400);
+    holds((await k()).k > was.k, 'the wheel does not bring it closer');
+    const x = (await k()).x;
+    await page.mouse.down();
+    await page.mouse.move(400, 650, {steps: 5});
+    await page.mouse.up();
+    holds(Math.abs((await k()).x - x + 100) < 2, 'it does not follow the mouse');
+    await button(page, 'All of it (0)').click();
+    equal((await k()).k, was.k, 'all of it');
+    return [page, calm];
+  },
+
+  async networks() {
+    const page = await newPage(browser);
+    await settled(page);
+    await go(page, 'Networks');
+    await button(page, 'New network').click();
+    await fillIn(page, {Name: 'blue', Subnet: '10.77.0.0/33'});
+    await dialog(page).getByRole('alert').waitFor();
+    equal(await dialog(page).getByLabel('Subnet').getAttribute('aria-invalid'), 'true', 'the field that is wrong');
+    await fillIn(page, {Subnet: '10.77.0.0/24'});
+    await dialog(page).locator('.before-after .node.bridge.added').waitFor();
+    await shot(page, 'plan');
+    holds(!(await networks()).includes('blue'), 'it was made before it was said so');
+    await doIt(page);
+    await page.getByRole('link', {name: 'blue'}).waitFor();
+    holds((await networks()).includes('blue'), 'it was not made');
+    const row = page.locator('tr', {hasText: 'blue'});
+    await row.getByRole('button', {name: 'Settings'}).click();
+    await fillIn(page, {MTU: '1400'});
+    await doIt(page);
+    equal((await db('network', 'show', 'blue', '-o', 'json')).mtu, 1400, 'MTU');
+    await row.getByRole('button', {name: 'Stop'}).click();
+    await doIt(page);
+    await row.getByText('stopped').waitFor();
+    await row.getByRole('button', {name: 'Start'}).click();
+    await doIt(page);
+    await row.getByText('running').waitFor();
+    await shot(page, 'networks-1600-light');
+    await row.getByRole('button', {name: 'Remove'}).click();
+    await doIt(page);
+    await row.waitFor({state: 'detached'});
+    holds(!(await networks()).includes('blue'), 'it was not removed');
+    // Guests would be cut off: it says whom, and Cancel leaves them alone.
+    await page.locator('tr', {hasText: 'default'}).getByRole('button', {name: 'Stop'}).click();
+    await dialog(page).getByText('guests are cut off').waitFor();
+    await dialog(page).getByText('web').first().waitFor();
+    await shot(page, 'cuts');
+    await dialog(page).getByRole('button', {name: 'Cancel'}).click();
+    equal((await db('network', 'show', 'default', '-o', 'json')).state, 'running', 'default');
+    return [page];
+  },
+
+  async forwards() {
+    const page = await newPage(browser);
+    await settled(page);
+    await go(page, 'Forwards');
+    await button(page, 'Open a door').click();
+    await fillIn(page, {'Port on this host': '9090', To: 'db:90', 'Only for': '192.168.99.0/24', Comment: 'for the test'});
+    await doIt(page);
+    await page.getByText('for the test').waitFor();
+    const f = (await db('forward', 'ls', '-o', 'json')).find((x) => x.listen === '9090');
+    equal([f.guest, f.from], ['db:90', ['192.168.99.0/24']], 'the door');
+    await shot(page, 'forwards-1600-light');
+    await page.locator('tr', {hasText: '9090'}).getByRole('button', {name: 'Close'}).click();
+    await doIt(page);
+    await page.getByText('for the test').waitFor({state: 'detached'});
+    equal((await db('forward', 'ls', '-o', 'json')).some((x) => x.listen === '9090'), false, 'the door afterwards');
+    return [page];
+  },
+
+  async reservations() {
+    const page = await newPage(browser);
+    await settled(page);
+    await go(page, 'Reservations');
+    await button(page, 'Reserve an address').click();
+    await fillIn(page, {Network: 'default', 'Hardware address': '52:54:00:99:00:01', Address: '192.168.122.77', 'Name in DNS': 'printer'});
+    await doIt(page);
+    await page.getByText('printer').waitFor();
+    equal((await db('reservation', 'ls', '-o', 'json'))[0].ip, '192.168.122.77', 'address');
+    await page.locator('tr', {hasText: 'printer'}).getByRole('button', {name: 'Take back'}).click();
+    await doIt(page);
+    await page.getByText('No address is reserved').waitFor();
+    return [page];
+  },
+
+  // What was done is written down, by whom, and is taken back.
+  async log() {
+    const page = await newPage(browser);
+    await settled(page);
+    await go(page, 'Log');
+    await db('network', 'set', 'lab', 'mtu=1300');
+    const row = page.locator('tr', {hasText: 'set mtu of network "lab"'}).first();
+    await row.waitFor();
+    await page.locator('tr', {hasText: 'page login'}).first().waitFor(); // of the tests before
+    await shot(page, 'log-1600-light');
+    await row.getByRole('button', {name: 'Undo'}).click();
+    await doIt(page);
+    equal((await db('network', 'show', 'lab', '-o', 'json')).mtu, 1500, 'MTU');
+    return [page];
+  },
+
+  async ports() {
+    const page = await newPage(browser);
+    await settled(page);
+    await go(page, 'Guests');
+    await button(page, 'Make a port').click();
+    await fillIn(page, {Network: 'lab', 'Name of the guest': 'spare'});
+    await page.getByRole('link', {name: 'spare'}).waitFor();
+    const p = (await db('port', 'ls', '-o', 'json')).find((x) => x.guest === 'spare');
+    equal([p.network, p.made, p.owner], ['lab', 'attach', undefined], 'port');
+    await shot(page, 'guests-1600-light');
+    await page.locator('tr', {hasText: 'spare'}).getByRole('button', {name: 'Unplug'}).click();
+    await button(page, 'Unplug it').click();
+    await page.getByRole('link', {name: 'spare'}).waitFor({state: 'detached'});
+    return [page];
+  },
+
+  // A host's only NIC moves into a bridge, on trial.
+  async pending() {
+    const page = await newPage(browser);
+    await settled(page);
+    await page.evaluate(() => { window.stayed = true; });
+    await go(page, 'Networks');
+    const create = async () => {
+      await button(page, 'New network').click();
+      await fillIn(page, {Name: 'lan', Mode: 'bridged', Uplink: 'enp6s18'});
+      await dialog(page).getByText('the host’s own connections are at risk').waitFor();
+    };
+    await create();
+    await shot(page, 'plan-bridged');
+    await doIt(page);
+    await page.locator('.pending.waiting').waitFor();
+    const clock = async () => parseInt(await page.locator('.clock').textContent());
+    const first = await clock();
+    holds(first > 20 && first <= 60, `the clock says ${first}`);
+    await until(async () => await clock() < first, 'the clock runs');
+    await shot(page, 'pending-1600-light');
+    await page.setViewportSize({width: 390, height: 844});
+    await shot(page, 'pending-390-light');
+    await page.setViewportSize({width: 1600, height: 900});
+    // Another page, and the same one after a restart of the daemon, know of it too.
+    await ask('kill');
+    await page.getByText('Connection lost').waitFor();
+    await ask('start');
+    await page.getByText('Connection lost').waitFor({state: 'hidden'});
+    await page.locator('.pending.waiting').waitFor();
+    await button(page, 'A minute more').click();
+    await until(async () => await clock() > 61, 'there is more time');
+    await button(page, 'Keep it').click();
+    await page.locator('.pending').waitFor({state: 'detached'});
+    await until(async () => (await networks()).includes('lan'), 'it was kept');
+    equal((await db('change', 'ls', '-o', 'json')).length, 0, 'changes afterwards');
+    await page.locator('tr', {hasText: 'lan'}).getByRole('button', {name: 'Remove'}).click();
+    await doIt(page);
+    await page.locator('.pending.waiting').waitFor();
+    await button(page, 'Take it back').click();
+    await page.locator('.pending').waitFor({state: 'detached'});
+    equal((await networks()).includes('lan'), true, 'after taking it back');
+    await page.locator('#tabs').getByRole('link', {name: 'Picture'}).click();
+    await page.locator('.node.bridged').waitFor();
+    await shot(page, 'bridged');
+    await go(page, 'Networks');
+    await page.locator('tr', {hasText: 'lan'}).getByRole('button', {name: 'Remove'}).click();
+    await doIt(page);
+    await button(page, 'Keep it').click();
+    await until(async () => !(await networks()).includes('lan'), 'it was removed');
+    equal(await page.evaluate(() => window.stayed), true, 'it was loaded again');
+    return [page];
+  },
+
+  async restart() {
+    const page = await newPage(browser);
+    await settled(page);
+    await page.evaluate(() => { window.stayed = true; });
+    await ask('kill');
+    await page.getByText('Connection lost, trying again').waitFor();
+    await shot(page, 'lost');
+    holds(await page.locator('.node').count() > 3, 'what was known is gone');
+    await ask('start');
+    await page.getByText('Connection lost').waitFor({state: 'hidden'});
+    const tap = (await db('port', 'attach', 'lab', '--name', 'after', '-o', 'json')).tap;
+    await page.locator('.node.guest', {hasText: 'after'}).waitFor();
+    await db('port', 'detach', tap);
+    await page.locator('.node.guest', {hasText: 'after'}).waitFor({state: 'detached'});
+    // A daemon that hangs is one that is lost, and one that goes on is found.
+    await ask('freeze');
+    await page.getByText('Connection lost').waitFor();
+    await ask('thaw');
+    await page.getByText('Connection lost').waitFor({state: 'hidden'});
+    equal(await page.evaluate(() => window.stayed), true, 'it was loaded again');
+    await go(page, 'Networks');
+    await page.locator('tr', {hasText: 'lab'}).getByRole('button', {name: 'Settings'}).click();
+    await fillIn(page, {MTU: '1450'});
+    await doIt(page); // the login outlived the daemon
+    return [page];
+  },
+
+  // What a guest says is text.
+  async hostile() {
+    const page = await newPage(browser);
+    await settled(page);
+    // The daemon lets few of such names through; here all of them are, in every text.
+    const evil = '<img src=x onerror="document.title=1"><script>document.title=2</script>\u202e"\'`${1}';
+    const poison = (v, key) => (typeof v === 'string' ? (/^(id|from|to|kind|health|mode|time|began|ended|until|expires|state|phase|listen|made|mac|tap|bridge)$/.test(key) ? v : evil) : Array.isArray(v) ? v.map((x) => poison(x, key)) : v && typeof v === 'object' ? Object.fromEntries(Object.entries(v).map(([k, x]) => [k, poison(x, k)])) : v);
+    await page.route(/\/v1\/(topology|ports|status|forwards|leases|log)/, async (route) => {
+      const answer = await route.fetch();
+      await route.fulfill({response: answer, json: poison(await answer.json(), '')});
+    });
+    await page.reload();
+    await settled(page);
+    const markup = () => page.evaluate(() => [document.querySelectorAll('main img, main script, main iframe, #tip img, dialog img').length, document.title.startsWith('Drawbridge') || document.title.includes(' – Drawbridge')]);
+    await page.locator('.node.guest').first().hover();
+    await page.locator('#tip').getByText('<img').first().waitFor();
+    await page.locator('.node.guest').first().click();
+    await page.locator('.details.open').getByText('<img').first().waitFor();
+    equal(await markup(), [0, true], 'markup in the picture');
+    await shot(page, 'hostile');
+    for (const view of ['Networks', 'Guests', 'Forwards', 'Leases', 'Log', 'Events', 'Changes']) {
+      await go(page, view);
+      if (['Networks', 'Guests', 'Leases', 'Log'].includes(view)) await page.getByText('<img').first().waitFor();
+      equal(await markup(), [0, true], 'markup in ' + view);
+    }
+    // And where it were not, the browser would refuse to make a document of it.
+    equal(await page.evaluate(() => { try { document.createElement('div').innerHTML = '<b>x</b>'; return 'made'; } catch (e) { return e.name; } }), 'TypeError', 'a string became a document');
+    page.complaints.length = 0; // of that
+    return [page];
+  },
+
+  async keyboard() {
+    const page = await newPage(browser);
+    await settled(page);
+    const focused = () => page.evaluate(() => document.activeElement.getAttribute('aria-label') || document.activeElement.textContent.trim());
+    await page.keyboard.press('Tab');
+    equal(await focused(), 'Skip to the content', 'the first');
+    for (let i = 0; i < 30 && !(await page.evaluate(() => document.activeElement.classList.contains('node'))); i++) await page.keyboard.press('Tab');
+    await page.keyboard.press('Home');
+    await page.locator('.node:focus-visible').waitFor();
+    const ring = await page.evaluate(() => getComputedStyle(document.activeElement.querySelector('.card')).strokeWidth);
+    equal(ring, '3px', 'the focus is seen');
+    await page.locator('#tip').waitFor(); // the words of the mouse are there for the keyboard too
+    for (let i = 0; i < 6 && !(await focused()).startsWith('guest'); i++) await page.keyboard.press('ArrowDown');
+    holds((await focused()).startsWith('guest'), `arrows lead to ${await focused()}`);
+    const guest = await focused();
+    await page.keyboard.press('ArrowRight');
+    holds((await focused()) !== guest && (await focused()).startsWith('guest'), `the arrow to the right leads to ${await focused()}`);
+    await page.keyboard.press('Enter');
+    await page.locator('.details.open').waitFor();
+    await page.keyboard.press('Escape');
+    await page.locator('.details.open').waitFor({state: 'detached'}).catch(() => {});
+    holds(await page.evaluate(() => document.activeElement.classList.contains('node')), 'the focus is lost with the details');
+    // A dialog keeps the focus, and gives it back.
+    await page.keyboard.press('2');
+    await page.getByRole('heading', {level: 1, name: 'Networks'}).waitFor();
+    await button(page, 'New network').focus();
+    await page.keyboard.press('Enter');
+    await dialog(page).waitFor();
+    for (let i = 0; i < 25; i++) {
+      await page.keyboard.press('Tab');
+      holds(await page.evaluate(() => document.activeElement === document.body || document.querySelector('dialog').contains(document.activeElement)), 'the focus leaves the dialog');
+    }
+    await page.keyboard.press('Escape');
+    await dialog(page).waitFor({state: 'detached'});
+    equal(await focused(), 'New network', 'the focus afterwards');
+    await page.keyboard.press('/');
+    equal(await focused(), 'Search in Networks', 'search');
+    await page.keyboard.type('la');
+    await page.getByText('1 of 2').waitFor();
+    return [page];
+  },
+
+  async readOnly() {
+    const page = await newPage(browser, {readOnly: true});
+    await settled(page);
+    for (const view of ['Networks', 'Guests', 'Forwards', 'Reservations']) {
+      await go(page, view);
+      equal(await page.locator('main').getByRole('button', {name: /Stop|Remove|New network|Make a port|Open a door|Unplug|Close|Settings/}).count(), 0, `buttons in ${view}`);
+    }
+    equal(await page.evaluate(() => fetch('/v1/down', {method: 'POST', headers: {'Drawbridge-Key': localStorage.getItem('drawbridge-key')}}).then((r) => r.status)), 403, 'a change');
+    return [page];
+  },
+
+  async pictures() {
+    const pages = [];
+    for (const [width, height] of [[1600, 900], [390, 844]]) {
+      for (const scheme of ['light', 'dark']) {
+        const page = await newPage(browser, {width, height, scheme});
+        await settled(page);
+        await page.waitForFunction(() => window.drawbridge.view.picture.traffic.lines.length > 0);
+        await page.screenshot({path: `${shots}/picture-${width}-${scheme}.png`});
+        for (const view of ['Networks', 'Guests']) { await go(page, view); await shot(page, `${view.toLowerCase()}-${width}-${scheme}`); }
+        const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+        holds(wide <= width, `at ${width} pixels the page is ${wide} wide`);
+        pages.push(page);
+      }
+    }
+    return pages;
+  },
+};
+
+let failed = 0;
+for (const [name, test] of Object.entries(tests)) {
+  if (process.env.ONLY && !process.env.ONLY.split(',').includes(name)) continue;
+  const began = Date.now();
+  try {
+    for (const page of await test()) {
+      equal(page.complaints, [], 'the page complains');
+      equal(page.strangers, [], 'it asks other hosts');
+    }
+    console.log(`${name}: ${Date.now() - began} ms`);
+    console.log('@pass ' + name);
+  } catch (e) {
+    failed++;
+    for (const [i, page] of browser.contexts().flatMap((c) => c.pages()).entries()) await page.screenshot({path: `${shots}/failed-${name}-${i}.png`}).catch(() => {});
+    console.log(String(e.stack));
+    for (const page of browser.contexts().flatMap((c) => c.pages())) if (page.complaints.length) console.log('the page said: ' + page.complaints.join('\n'));
+    console.log('@fail ' + name);
+  }
+  for (const context of browser.contexts()) await context.close();
+}
+await browser.close();
+process.exit(failed ? 1 : 0);
