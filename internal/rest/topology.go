@@ -112,6 +112,12 @@ func inputOf(v engine.View, forwards []engine.ForwardView) topology.Input {
 	}
 	for _, p := range v.Ports {
 		port := topology.Port{Bridge: p.Bridge, Tap: p.Tap, Guest: p.Guest, MAC: p.MAC, Addresses: p.Addresses}
+		if p.Tags.VLAN != 0 {
+			port.VLANs = append(port.VLANs, strconv.Itoa(p.Tags.VLAN))
+		}
+		if p.Tags.Trunk != "" {
+			port.VLANs = append(port.VLANs, string(p.Tags.Trunk)+" tagged")
+		}
 		if p.Process != "" {
 			port.Owner = p.Process + " " + strconv.Itoa(p.PID)
 		}

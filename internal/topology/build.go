@@ -89,6 +89,10 @@ func newBuilder(in Input) *builder {
 	}
 	for _, name := range in.Document.Names() {
 		n := in.Document.Networks[name]
+		if n.Mode == direct && len(n.Uplinks) > 0 {
+			b.owners[n.Uplinks[0]] = n
+			continue
+		}
 		b.owners[n.Bridge] = n
 	}
 	// IPv4 says where a host's uplink is; a lower metric goes first.

@@ -141,7 +141,7 @@ func (b *builder) outward() []string {
 		switch {
 		case name == "lo" || l.Type == host.TypeBridge:
 		case l.Master == "":
-			if len(b.lans(name)) > 0 {
+			if len(b.lans(name)) > 0 || b.owners[name].Mode == direct {
 				add(name)
 			}
 		case b.wayOut(l):

@@ -81,13 +81,18 @@ func (b *builder) port(p Port) string {
 	if len(p.VLANs) > 0 {
 		node.VLANs = p.VLANs
 	}
-	// What the host sends into a tap, the guest receives.
-	node.RxBytes, node.TxBytes = node.TxBytes, node.RxBytes
-	join := Edge{From: id(KindBridge, p.Bridge), Kind: EdgePlugged}
+	join, on := Edge{From: id(KindBridge, p.Bridge), Kind: EdgePlugged}, l.Master
+	if n := b.owners[p.Bridge]; n.Mode == direct {
+		join.From, on = id(KindBridge, sharedID(n)), l.Lower
+	}
+	if l.Type != host.TypeMacvtap { // which is the guest's end itself
+		// What the host sends into a tap, the guest receives.
+		node.RxBytes, node.TxBytes = node.TxBytes, node.RxBytes
+	}
 	switch {
 	case !there:
 		node.Health, node.Note = Unknown, ""
-	case l.Master != p.Bridge:
+	case on != p.Bridge:
 		node.Health, node.Note = Problem, "not plugged into "+p.Bridge
 	case node.Health == Down && l.Up && l.Type == host.TypeTap:
 		node.Note = "nobody has it open"

@@ -165,7 +165,19 @@ func change() (before, after Input) {
 func scenes() map[string]Graph {
 	before, after := change()
 	return map[string]Graph{
-		"readme": Build(readme()), "guests-3": Build(guests(3)), "guests-30": Build(guests(30)), "guests-300": Build(guests(300)),
+		"readme":  Build(readme()),
+		"sharing": Build(sharing()), "guests-3": Build(guests(3)), "guests-30": Build(guests(30)), "guests-300": Build(guests(300)),
 		"lan": Build(bridged()), "stacked": Build(stacked()), "before-after": Compare(Build(before), Build(after)),
 	}
+}
+
+// sharing is a host whose guests share a NIC by macvtap.
+func sharing() Input {
+	s := newScene()
+	n := spec.Network{Name: "shared", Mode: direct, Uplinks: []string{"enp6s20"}, Started: true}
+	s.Document.Networks[n.Name] = n
+	s.State.Add(nic("enp6s20"), nic("vnet0", func(l *host.Link) { l.Type, l.Lower = host.TypeMacvtap, "enp6s20" }))
+	s.Links["vnet0"] = Link{Index: 10}
+	s.Ports = append(s.Ports, Port{Bridge: "enp6s20", Tap: "vnet0", Guest: "web", MAC: "52:54:00:69:00:01", VLANs: []string{"30", "40-49 tagged"}})
+	return s.Input
 }

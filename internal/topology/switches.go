@@ -12,6 +12,10 @@ import (
 func (b *builder) networks() {
 	for _, name := range b.in.Document.Names() {
 		n := b.in.Document.Networks[name]
+		if n.Mode == direct && len(n.Uplinks) > 0 {
+			b.shared(n)
+			continue
+		}
 		l, there := b.links[n.Bridge]
 		node := b.link(KindBridge, n.Bridge)
 		node.Network, node.Mode, node.Foreign, node.Type = string(name), string(n.Mode), n.Adopt, ""
@@ -31,6 +35,26 @@ func (b *builder) networks() {
 		if there && n.Mode == nat {
 			b.routeOut(node, true)
 		}
+	}
+}
+
+// direct is the mode whose guests share a NIC: there is no bridge, and the network
+// is drawn in the place of one.
+const direct = "direct"
+
+func sharedID(n spec.Network) string { return "(" + string(n.Name) + ")" }
+
+func (b *builder) shared(n spec.Network) {
+	nic, there := b.links[n.Uplinks[0]]
+	node := b.link(KindBridge, sharedID(n))
+	node.Network, node.Mode, node.MTU, node.Type = string(n.Name), string(n.Mode), n.EffectiveMTU(), ""
+	node.Health, node.Note = b.health(n, nic, there && n.Started)
+	if n.Started && !there {
+		node.Note = "NIC missing"
+	}
+	to := b.node(node)
+	if from := id(KindNIC, n.Uplinks[0]); b.has(from) {
+		b.edge(Edge{From: from, To: to, Kind: EdgePlugged})
 	}
 }
 
