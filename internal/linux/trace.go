@@ -153,8 +153,9 @@ func (t *tracer) follow(ctx context.Context) ([]diagnose.TraceStep, error) {
 				continue
 			}
 			f := fieldsOf(m.Data[4:])
-			// One packet, by its ports: others between the same two may pass by.
-			if len(f[nftaTraceTransport]) >= 4 && hasProbe(f[nftaTraceTransport], t.of) {
+			// One packet, by its ports: others between the same two may pass by. The
+			// first: who gets an answer to what it never asked for resets the connection.
+			if id == 0 && len(f[nftaTraceTransport]) >= 4 && hasProbe(f[nftaTraceTransport], t.of) {
 				id = f.u32(nftaTraceID)
 			}
 			if id == 0 || f.u32(nftaTraceID) != id || f.text(nftaTraceTable) == traceTable {
