@@ -14,8 +14,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -33,7 +35,7 @@ type Group struct {
 
 // groups is everything that is measured, in this order.
 func groups() []Group {
-	return []Group{networkGroup(), manyGroup(), restartGroup(), flushGroup(), dhcpGroup(), dnsGroup(), portGroup(), forwardsGroup(), topologyGroup(), eventsGroup(), pageGroup()}
+	return []Group{networkGroup(), manyGroup(), restartGroup(), flushGroup(), dhcpGroup(), dnsGroup(), portGroup(), forwardsGroup(), topologyGroup(), eventsGroup(), pageGroup(), bridgedGroup()}
 }
 
 // choose picks the groups that are named, by comma, or all.
@@ -113,7 +115,7 @@ func parse() options {
 	var o options
 	flag.StringVar(&o.binary, "drawbridge", "./drawbridge", "the program to measure")
 	flag.StringVar(&o.scratch, "scratch", "/var/tmp", "where a directory for state is made; a disk, since both sides keep state")
-	flag.StringVar(&o.only, "only", "", "measure these alone (network, many, restart, flush, dhcp, dns, port, forwards, topology, events, page), by comma, and write no document unless -out names one")
+	flag.StringVar(&o.only, "only", "", "measure these alone (network, many, restart, flush, dhcp, dns, port, forwards, topology, events, page, bridged), by comma, and write no document unless -out names one")
 	flag.BoolVar(&o.quick, "quick", false, "few and small runs, to see that it works; writes no document")
 	flag.StringVar(&o.out, "out", "", "where the document goes (default docs/bench.md, where everything was measured in full); what it says of what is not measured stays")
 	flag.Parse()
@@ -146,6 +148,9 @@ func outside() int {
 	if err := os.WriteFile(filepath.Join(scratch, "drawbridge"), program, 0o755); err != nil {
 		return complain(err)
 	}
+	if err := managersRoot(o.only); err != nil {
+		return complain(err)
+	}
 	before, err := takeTraces()
 	if err != nil {
 		return complain(err)
@@ -158,6 +163,22 @@ func outside() int {
 		return complain(fmt.Errorf("left behind: %w", err))
 	}
 	return code
+}
+
+// managersRoot has the root of a host with ifupdown made, which takes the machine's own network, if
+// it is measured against.
+func managersRoot(only string) error {
+	chosen, err := choose(groups(), only)
+	if err != nil || !slices.ContainsFunc(chosen, func(g Group) bool { return g.Name == bridgedGroup().Name }) {
+		return err
+	}
+	script := exec.Command("scripts/managers-root", "ifupdown")
+	script.Stderr = os.Stderr
+	root, err := script.Output()
+	if err != nil {
+		return fmt.Errorf("make a root with ifupdown: %w", err)
+	}
+	return os.Setenv(rootEnv, strings.TrimSpace(string(root)))
 }
 
 // inside measures.

@@ -21,6 +21,7 @@ const (
 	Bytes   Unit = "bytes"
 	Percent Unit = "%"
 	Events  Unit = "events"
+	Times   Unit = "times"
 )
 
 // more says whether more of it is better.

@@ -128,7 +128,7 @@ func (s *story) moved(sentence string, links map[string]string, command ...strin
 
 // standBeside boots a guest on the LAN: to it and to all others host A is not there.
 func (s *story) standBeside() {
-	s.expect("a guest stands on the LAN: "+nettest.Machine4+" reaches it directly, and is seen as itself", func() (string, error) {
+	s.expect("a guest stands on the LAN: "+nettest.Machine4+" reaches it directly, and is seen as itself; its address was learnt from what it sends", func() (string, error) {
 		ctx, cancel := context.WithTimeout(s.ctx, bootPatience)
 		defer cancel()
 		vm, err := s.guests.Boot(ctx, nettest.Spec{Name: beside, Command: func(args []string) *exec.Cmd {
@@ -147,6 +147,11 @@ func (s *story) standBeside() {
 		if err == nil && !strings.HasSuffix(out, " saw "+nettest.Machine4) {
 			err = fmt.Errorf("want %s as source", nettest.Machine4)
 		}
-		return out, errors.Join(err, vm.Stop(ctx))
+		// Nobody told drawbridge this address: it was heard on the guest's port.
+		known, lsErr := s.drawbridge("port", "ls")
+		if lsErr == nil && !strings.Contains(known, besideAddr) {
+			lsErr = fmt.Errorf("%s is not known to be %s", besideAddr, beside)
+		}
+		return out + "\n" + known, errors.Join(err, lsErr, vm.Stop(ctx))
 	})
 }
