@@ -164,18 +164,19 @@ func (h *managed) testEdited(t *testing.T, c managerCase, before string, files m
 	h.wantNetwork(t, before)
 }
 
-// wantOneLease asks the DHCP server: it has given this host one address in all that
-// time, never been given it back, and never refused it.
+// wantOneLease asks the DHCP server: it has given this NIC one address in all that
+// time, and never refused it. (An orderly shutdown may give it back; then it is
+// given again.)
 func (h *managed) wantOneLease(t *testing.T) {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(h.dir, "leases"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if strings.Count(string(b), "192.168.99.") != 1 || !strings.Contains(string(b), " "+managedMAC+" "+managedDHCP+" ") {
+	if strings.Count(string(b), managedMAC+" 192.168.99.") != 1 || !strings.Contains(string(b), " "+managedMAC+" "+managedDHCP+" ") {
 		t.Errorf("the DHCP server has given away:\n%s", b)
 	}
-	for _, kind := range []string{"DHCPRELEASE", "DHCPNAK", "DHCPDECLINE"} {
+	for _, kind := range []string{"DHCPNAK", "DHCPDECLINE"} {
 		if n := h.served(t, kind); n > 0 {
 			t.Errorf("the DHCP server has seen %d times %s", n, kind)
 		}
