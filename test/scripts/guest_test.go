@@ -9,7 +9,8 @@ import (
 )
 
 // TestScriptsInGuest runs testdata/guest/*.txtar where a distribution's own kernel
-// is: what they are about need not be in the kernel of this machine.
+// is: what they are about need not be in the kernel of this machine. Guest services do
+// not start there yet, so nothing there may rest on them.
 func TestScriptsInGuest(t *testing.T) {
 	nettest.InGuest(t, nettest.Inside{
 		Modules: []string{"bridge", "8021q", "veth", "tun", "bonding", "macvtap", "nf_tables", "nft_chain_nat", "nft_ct", "nft_masq",
