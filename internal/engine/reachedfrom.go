@@ -85,6 +85,7 @@ func (e *Engine) walls(ctx context.Context, n spec.Network, f spec.Forward) (sur
 	}
 	door := doorOf(n, f, to, false)
 	outside, blocked := 0, []string{}
+	var opens map[host.Table]bool // asked for once something is in the way
 	for _, r := range diagnose.Reach(rules, machine, door, e.bridges(doc)) {
 		out := r.Name == "lan" || r.Name == "internet"
 		if out {
@@ -96,7 +97,12 @@ func (e *Engine) walls(ctx context.Context, n spec.Network, f spec.Forward) (sur
 		case r.Kind == diagnose.Unknown && out:
 			doubts = append(doubts, fmt.Sprintf("whether %s is reached from %s is not known: %s", f.Key(), placeOf(r.Name, r.Link), r.Why))
 		case r.Verdict.Chain != nil && out:
-			blocked = append(blocked, wall(r, door))
+			if opens == nil {
+				opens = e.exceptions(ctx, n, f)
+			}
+			if !opens[host.Table{Family: host.Family(r.Verdict.Chain.Table.Family), Name: r.Verdict.Chain.Table.Name}] {
+				blocked = append(blocked, wall(r, door))
+			}
 		}
 	}
 	slices.Sort(blocked)
@@ -110,6 +116,31 @@ func (e *Engine) walls(ctx context.Context, n spec.Network, f spec.Forward) (sur
 	slices.Sort(sure)
 	slices.Sort(doubts)
 	return slices.Compact(sure), slices.Compact(doubts), nil
+}
+
+// exceptions are the tables of others that let a forward's packets pass once it
+// is there, since an exception for them is put into each (into one chain or
+// another: Docker has one for the purpose). Whatever cannot be
+// read counts as no exception.
+func (e *Engine) exceptions(ctx context.Context, n spec.Network, f spec.Forward) map[host.Table]bool {
+	opens := map[host.Table]bool{}
+	if e.Firewalls == nil || e.Observe {
+		return opens
+	}
+	seen, err := e.Host.Observe(ctx)
+	if err != nil {
+		return opens
+	}
+	accepts, err := e.Firewalls.Accepts(ctx, e.Store.Document().With(n.WithForward(f)), seen)
+	if err != nil {
+		return opens
+	}
+	for _, a := range accepts {
+		if a.Way == host.WayDoors && a.Bridge == n.Bridge {
+			opens[a.Table] = true
+		}
+	}
+	return opens
 }
 
 // wall says what blocks a door, and how its owner lets through.
