@@ -96,6 +96,16 @@ func (s *settings) flags(c *cobra.Command) {
 	c.Flags().StringVar(&s.runDir, "run-dir", "/run/drawbridge", "where sockets and live ports are kept")
 }
 
+// absolute makes the folders' names good for the guard and the guest services
+// too, which run elsewhere.
+func (s *settings) absolute() (err error) {
+	if s.stateDir, err = filepath.Abs(s.stateDir); err != nil {
+		return err
+	}
+	s.runDir, err = filepath.Abs(s.runDir)
+	return err
+}
+
 // running is the daemon put together.
 type running struct {
 	settings
@@ -120,6 +130,9 @@ func runDaemon(ctx context.Context, s settings) error {
 		return errors.New("the daemon changes the host's networks and needs root: sudo drawbridge daemon")
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: s.logLevel}))
+	if err := s.absolute(); err != nil {
+		return err
+	}
 	d, err := assemble(s, guard.Daemon, log)
 	if err != nil {
 		return err

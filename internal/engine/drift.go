@@ -28,8 +28,11 @@ type Hint struct {
 const (
 	settleTime = 5 * time.Millisecond
 	// restFactor bounds the share of time spent looking, while events keep
-	// coming, to a tenth.
-	restFactor = 9
+	// coming, to a fifth.
+	restFactor = 4
+	// briefRest goes before that: where a look takes seconds (a slow machine, or
+	// a change that it waits for), what is missing shall not be so for minutes.
+	briefRest = 250 * time.Millisecond
 	// tick is how often the host is looked at without a hint: for what gives
 	// none, such as a parameter changed under /proc/sys.
 	tick = 5 * time.Second
@@ -68,7 +71,7 @@ func (e *Engine) Follow(ctx context.Context, hints <-chan Hint) {
 		if !e.glance(ctx) {
 			e.repair(ctx, who)
 		}
-		rested, who = time.Now().Add(restFactor*time.Since(began)), ""
+		rested, who = time.Now().Add(min(restFactor*time.Since(began), briefRest)), ""
 		timer.Reset(e.nextEnd(min(tick, e.nextTry())))
 	}
 }
