@@ -36,6 +36,7 @@ func ipv4(protocol byte, fragment uint16, options int, from, to uint16) []byte {
 // bridge, each kind of frame passes the filter or does not.
 func TestSnoopHearsWhatItShall(t *testing.T) {
 	nettest.Need(t, nettest.Namespace, "ip")
+	t.Cleanup(func() { _ = exec.Command("sh", "-c", "ip link del tap0; ip link del br0").Run() })
 	for _, args := range []string{"link add br0 type bridge", "link add tap0 type veth peer name guest0", "link set tap0 master br0 up", "link set guest0 up", "link set br0 up"} {
 		if out, err := exec.Command("sh", "-c", "ip "+args).CombinedOutput(); err != nil {
 			t.Fatal(string(out), err)

@@ -18,8 +18,8 @@ func TestSpeedIsThatOfTheKernel(t *testing.T) {
 		t.Fatalf("struct ethtool_cmd has %d bytes, want 44", size)
 	}
 	ipText(t, "link", "add", "nic0", "up", "type", "veth", "peer", "name", "far0")
-	t.Cleanup(func() { ipText(t, "link", "del", "nic0"); ipText(t, "link", "del", "br0") })
-	ipText(t, "link", "add", "br0", "up", "type", "bridge")
+	t.Cleanup(func() { ipText(t, "link", "del", "nic0"); ipText(t, "link", "del", "speedless0") })
+	ipText(t, "link", "add", "speedless0", "up", "type", "bridge")
 	before, err := h.Counters()
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +43,7 @@ func TestSpeedIsThatOfTheKernel(t *testing.T) {
 	if c := after["nic0"]; c.SpeedMbit != want || !c.Carrier || strconv.Itoa(c.Index) != strings.TrimSpace(read(t, "/sys/class/net/nic0/ifindex")) {
 		t.Errorf("%+v, want %d Mbit/s", c, want)
 	}
-	if c := after["br0"]; c.SpeedMbit != 0 {
+	if c := after["speedless0"]; c.SpeedMbit != 0 {
 		t.Errorf("a bridge has %d Mbit/s", c.SpeedMbit)
 	}
 }
