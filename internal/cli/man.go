@@ -47,7 +47,7 @@ func pageName(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath
 func page(c *cobra.Command) []byte {
 	var b bytes.Buffer
 	section := func(name string) { fmt.Fprintf(&b, ".SH %s\n", name) }
-	fmt.Fprintf(&b, ".TH \"%s\" 8 \"\" drawbridge\n", strings.ToUpper(pageName(c)))
+	fmt.Fprintf(&b, ".TH \"%s\" 8 \"\" drawbridge\n.ad l\n", strings.ToUpper(pageName(c)))
 	section("NAME")
 	fmt.Fprintf(&b, "%s \\- %s\n", pageName(c), roff(c.Short))
 	section("SYNOPSIS")
@@ -104,9 +104,10 @@ func options(b *bytes.Buffer, title string, flags *pflag.FlagSet) {
 }
 
 // roff escapes what troff would take for its own: backslashes, hyphens, and
-// lines that begin with a dot or a quote.
+// lines that begin with a dot or a quote. Words with optional parts, which may be
+// longer than a line, can be broken before each part.
 func roff(s string) string {
-	s = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(s)
+	s = strings.NewReplacer(`\`, `\e`, "-", `\-`, "[,", `\:[,`).Replace(s)
 	lines := strings.Split(s, "\n")
 	for i, l := range lines {
 		if strings.HasPrefix(l, ".") || strings.HasPrefix(l, "'") {
