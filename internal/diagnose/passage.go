@@ -85,6 +85,11 @@ func (w *passage) send() Passage {
 	}
 	if !w.Packet.Source.IsValid() {
 		w.Packet.Source = w.Route.From
+		// connect(2) asks again once the source is chosen (ip_route_connect), and a
+		// policy rule about it may decide otherwise.
+		if w.Packet.Source.IsValid() && !w.Local && !w.route(RouteQuery{Target: p.Target, Source: w.Packet.Source, Mark: p.Mark}) {
+			return w.Passage
+		}
 	}
 	before := w.Packet
 	if !w.hop(At{Routed, "output"}) {

@@ -199,7 +199,9 @@ func (c *country) sabotage() {
 	case 4:
 		ip("link set up0 down")
 	case 5:
-		ip("route del default")
+		// It went already if the uplink is down.
+		c.faults = append(c.faults, "route flush default")
+		exec.Command("ip", "route", "flush", "default").Run()
 	case 6:
 		for _, e := range c.ends {
 			ip("link set " + e.Port + " type bridge_slave isolated on")

@@ -22,7 +22,7 @@ import (
 )
 
 var (
-	walkSeed  = flag.Uint64("walk.seed", 0, "seed of the random rulesets; 0 takes a new one")
+	walkSeed  = flag.Uint64("walk.seed", 20261127, "seed of the random rulesets and topologies; 0 takes a new one")
 	walkCount = flag.Int("walk.rulesets", 60, "how many random rulesets are tried")
 )
 
