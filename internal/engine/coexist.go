@@ -3,6 +3,9 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
+	"sync"
+	"time"
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/plan"
@@ -35,6 +38,7 @@ func (e *Engine) wishAccepts(ctx context.Context, wish *host.Wish, doc spec.Docu
 		}
 		return []render.Note{render.Note("other programs' firewall rules could not be read, and may stop guests: " + err.Error())}
 	}
+	e.lingering.keep(wish, list, doc, facts.Seen, ledger, e.Now())
 	var notes []render.Note
 	for _, a := range list {
 		_, mine := ledger[a.Key()]
@@ -46,6 +50,45 @@ func (e *Engine) wishAccepts(ctx context.Context, wish *host.Wish, doc spec.Docu
 		}
 	}
 	return notes
+}
+
+// lingerTime is how long a rule in a chain of others stays that nothing needs
+// any more. Docker and others take their own chains apart and put them together
+// again when they start or reload; a rule that went and came with each of these
+// steps would be missing in between, and look like a quarrel.
+const lingerTime = 3 * time.Second
+
+// lingering are such rules of running networks, since when.
+type lingering struct {
+	mu    sync.Mutex
+	since map[host.Key]time.Time
+}
+
+// keep asks for those that are there, are not needed, and have not lingered
+// long enough.
+func (l *lingering) keep(wish *host.Wish, needed []host.Accept, doc spec.Document, seen host.State, ledger host.Ledger, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	need, running := map[host.Key]bool{}, map[string]bool{}
+	for _, a := range needed {
+		need[a.Key()] = true
+	}
+	for _, n := range doc.Networks {
+		running[n.Bridge] = running[n.Bridge] || n.Started
+	}
+	maps.DeleteFunc(l.since, func(k host.Key, _ time.Time) bool { return need[k] || seen[k] == nil })
+	for k := range ledger {
+		a, there := seen[k].(host.Accept)
+		if k.Kind != host.KindAccept || !there || need[k] || !running[a.Bridge] {
+			continue
+		}
+		if _, known := l.since[k]; !known {
+			l.since[k] = now
+		}
+		if now.Sub(l.since[k]) < lingerTime {
+			wish.Present.Add(a)
+		}
+	}
 }
 
 // Mend turns single things of the host that no document speaks of: a parameter,

@@ -212,8 +212,10 @@ type Engine struct {
 	stale   bool
 
 	watchers watchers
-	begun    begun
-	keeper   *keeper
+	// lingering are rules in other programs' chains that nothing needs any more.
+	lingering *lingering
+	begun     begun
+	keeper    *keeper
 }
 
 // New makes an engine; nothing is read or changed before Start.
@@ -225,13 +227,14 @@ func New(c Config) *Engine {
 		c.Resolved = func(context.Context) bool { return false }
 	}
 	e := &Engine{
-		Config:  c,
-		live:    map[string]host.Port{},
-		held:    map[spec.NetworkName]string{},
-		leases:  map[leaseKey]Lease{},
-		keeper:  newKeeper(),
-		reach:   reaching{of: map[string]*sighting{}, wake: make(chan struct{}, 1)},
-		quarrel: quarrel{now: c.Now, seen: map[host.Key][]time.Time{}},
+		Config:    c,
+		live:      map[string]host.Port{},
+		held:      map[spec.NetworkName]string{},
+		leases:    map[leaseKey]Lease{},
+		keeper:    newKeeper(),
+		reach:     reaching{of: map[string]*sighting{}, wake: make(chan struct{}, 1)},
+		lingering: &lingering{since: map[host.Key]time.Time{}},
+		quarrel:   quarrel{now: c.Now, seen: map[host.Key][]time.Time{}},
 	}
 	e.runner = txn.Runner{
 		Host: c.Host, Journal: c.Store, Log: c.Log, Boottime: c.Boottime, BootID: c.BootID,

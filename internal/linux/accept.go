@@ -93,7 +93,20 @@ func (a *nftAdapter) observeAccepts(ctx context.Context, seen host.State, keys [
 
 // acceptRules lists our rules in chains of others. Only those chains are read in
 // which there can be some: base chains of filters, and Docker's for others.
-func (a *nftAdapter) acceptRules() ([]acceptRule, error) {
+func (a *nftAdapter) acceptRules() (all []acceptRule, err error) {
+	for range listTries {
+		if all, err = a.listAccepts(); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	return all, err
+}
+
+// listTries is how often a listing is begun anew because others change rules
+// meanwhile (NLM_F_DUMP_INTR): a firewall that starts does so for a second.
+const listTries = 50
+
+func (a *nftAdapter) listAccepts() ([]acceptRule, error) {
 	chains, err := a.sock.get(unix.NFT_MSG_GETCHAIN, 0, netlink.Dump, nil)
 	if err != nil {
 		return nil, fmt.Errorf("list nftables chains: %w", err)

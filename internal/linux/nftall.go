@@ -52,7 +52,7 @@ func (a *nftAdapter) everything(ctx context.Context, skip func(table string) boo
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var r *ruleset.Ruleset
-	for range observeTries {
+	for range listTries {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
