@@ -91,6 +91,19 @@ func (l *lingering) keep(wish *host.Wish, needed []host.Accept, doc spec.Documen
 	}
 }
 
+// next is how long until the first of them has lingered long enough; 0 if none
+// waits for that.
+func (l *lingering) next(now time.Time) (left time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, since := range l.since {
+		if d := lingerTime - now.Sub(since); d > 0 && (left == 0 || d < left) {
+			left = d
+		}
+	}
+	return left
+}
+
 // Mend turns single things of the host that no document speaks of: a parameter,
 // a link's setting, a rule in a chain of others. It holds or is taken back as any
 // change does. Things of the host's own stay the host's; rules in chains of others

@@ -212,6 +212,9 @@ func (e *Engine) nextTry() time.Duration {
 	if left := e.quarrel.until.Sub(e.Now()); left > 0 {
 		next = left
 	}
+	if left := e.lingering.next(e.Now()); left > 0 {
+		next = min(next, left)
+	}
 	for _, t := range e.open.all() {
 		if t.Phase == txn.Waiting {
 			next = min(next, max(time.Duration(t.Deadline-e.Boottime()), 0))
