@@ -54,9 +54,9 @@ func (e *Engine) wishAccepts(ctx context.Context, wish *host.Wish, doc spec.Docu
 
 // lingerTime is how long a rule in a chain of others stays that nothing needs
 // any more. Docker and others take their own chains apart and put them together
-// again when they start or reload; a rule that went and came with each of these
-// steps would be missing in between, and look like a quarrel.
-const lingerTime = 3 * time.Second
+// again when they start or reload, for three seconds and more; a rule that went and
+// came with each of these steps would be missing in between, and look like a quarrel.
+const lingerTime = 10 * time.Second
 
 // lingering are such rules of running networks, since when.
 type lingering struct {

@@ -3,6 +3,7 @@ package neighbours
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -51,9 +52,14 @@ func (w *world) event(name string, do func()) {
 	if o.OldGap > limit/3 || o.NewGap > limit/3 {
 		w.t.Errorf("%s: gaps %s and %s", name, o.OldGap, o.NewGap)
 	}
-	if out, err := w.host.Run(context.Background(), program, "doctor"); err != nil {
-		w.t.Errorf("%s: doctor finds something: %v\n%s", name, err, out)
-	}
+	// Not at once: what the program did last may be a few milliseconds old.
+	w.until(name+": doctor finds nothing", func() error {
+		out, err := w.host.Run(context.Background(), program, "doctor")
+		if err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
+		}
+		return nil
+	})
 }
 
 // gone says that the network leaves nothing of ours in others' rules.
@@ -90,9 +96,12 @@ func TestNeighbours(t *testing.T) {
 		w := begin(t)
 		// Before us: it finds forwarding off, turns it on, and sets FORWARD to drop.
 		stop := w.dockerd()
-		if !strings.Contains(w.on("iptables -S FORWARD"), "-P FORWARD DROP") {
-			t.Fatal("Docker did not do what this test is about")
-		}
+		w.until("Docker does what this test is about", func() error {
+			if rules := w.on("iptables -S FORWARD"); !strings.Contains(rules, "-P FORWARD DROP") {
+				return errors.New(rules)
+			}
+			return nil
+		})
 		w.begin()
 		w.event("Docker was there", func() {})
 		if !strings.Contains(w.on("iptables -S DOCKER-USER"), "drawbridge: out") {
