@@ -167,8 +167,11 @@ func TestOperatorWithoutAConnection(t *testing.T) {
 	t.Cleanup(func() { stdin.Close(); below.Wait() })
 	m.do(t, func() error {
 		var found []host.Connection
-		// nsenter becomes cat: until then its environment is the same.
-		found, err := m.h.Operator(ctx, below.Process.Pid)
+		// nsenter becomes cat, with the same environment; in between it has none.
+		comes(t, "a connection named by SSH_CONNECTION", func() bool {
+			found, err = m.h.Operator(ctx, below.Process.Pid)
+			return err != nil || len(found) > 0
+		})
 		if err != nil || len(found) != 1 || found[0].Local != local || found[0].Remote != remote {
 			t.Errorf("named by SSH_CONNECTION: found %v, %v", found, err)
 		}
