@@ -21,7 +21,8 @@ const (
 const startPatience = 10 * time.Second
 
 // StartUnit has systemd start a unit, or leave it running (job mode "replace",
-// org.freedesktop.systemd1(5)), and waits until it is up. A unit that fails, is
+// org.freedesktop.systemd1(5)) once what others asked of it is done, and waits until
+// it is up. A unit that fails, is
 // masked, or is not started any more because it failed too often, is an error at
 // once.
 func StartUnit(ctx context.Context, name string) error {
@@ -58,14 +59,17 @@ func turnUnit(ctx context.Context, name, method string, done func(state string) 
 	}
 	defer conn.Close()
 	manager := conn.Object(systemdName, "/org/freedesktop/systemd1")
-	if err := manager.CallWithContext(ctx, systemdName+".Manager."+method, 0, name, "replace").Err; err != nil {
-		return fmt.Errorf("%s: %w", doing, err)
-	}
 	var path dbus.ObjectPath
 	if err := manager.CallWithContext(ctx, systemdName+".Manager.LoadUnit", 0, name).Store(&path); err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
 	unit := conn.Object(systemdName, path)
+	if err := settled(ctx, unit); err != nil {
+		return fmt.Errorf("%s: what others do with it does not end: %w", doing, err)
+	}
+	if err := manager.CallWithContext(ctx, systemdName+".Manager."+method, 0, name, "replace").Err; err != nil {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
 	for {
 		state, busy, err := unitState(ctx, unit)
 		switch {
@@ -79,6 +83,22 @@ func turnUnit(ctx context.Context, name, method string, done func(state string) 
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%s: it is %s: %w", doing, state, ctx.Err())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// settled waits until no job for a unit waits or runs: a job of ours would cancel
+// it, and whoever types systemctl stop would be told that this failed.
+func settled(ctx context.Context, unit dbus.BusObject) error {
+	for {
+		_, busy, err := unitState(ctx, unit)
+		if err != nil || !busy {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
