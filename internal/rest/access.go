@@ -106,7 +106,7 @@ func (s *Server) admitPeer(r *http.Request, peer Peer) (caller, error) {
 	case len(c.networks) == 0:
 		return c, forbidden("%s may not use drawbridge here: use sudo%s, or be named in a network's allow-users", c.name, s.joinGroup(c.name))
 	case secret(r):
-		return c, forbidden("%s may not see who is let in: use sudo", c.name)
+		return c, forbidden("%s may not see who is let in, nor what guests send: use sudo", c.name)
 	case reads(r) || below(r, "/ports"):
 		return c, nil
 	}
@@ -178,7 +178,7 @@ func grants(r *http.Request) bool {
 // secret tells calls that read more than the state of networks from others: who
 // is let in, and what guests send.
 func secret(r *http.Request) bool {
-	return below(r, "/tokens") || below(r, "/sessions") || below(r, "/capture")
+	return below(r, "/tokens") || below(r, "/sessions") || below(r, "/captures")
 }
 
 // ownSession is the caller's own login, which everybody may look at and end.

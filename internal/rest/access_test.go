@@ -80,6 +80,13 @@ var childCalls = []struct {
 		closeAll(append(taps, vhosts...))
 		return err
 	}},
+	{"capture", func(c *api.Client, ctx context.Context) error {
+		_, f, err := c.OpenCapture(ctx, api.CaptureRequest{Target: "default"})
+		if err == nil {
+			f.Close()
+		}
+		return err
+	}},
 	{"detach-own", func(c *api.Client, ctx context.Context) error { return c.DetachPort(ctx, "own0") }},
 	{"detach-other", func(c *api.Client, ctx context.Context) error { return c.DetachPort(ctx, "other0") }},
 	{"detach-none", func(c *api.Client, ctx context.Context) error { return c.DetachPort(ctx, "none0") }},
@@ -154,6 +161,7 @@ func TestAllowedUsersMayReadAndPlugTheirOwn(t *testing.T) {
 		"read": "done", "status": "done", "attach": "done", "open-by-bridge": "done", "detach-own": "done",
 		"create": "403 nobody may read", "dry": "403 nobody may read", "apply": "403 nobody may read", "confirm": "403 nobody may read",
 		"attach-elsewhere": `403 nobody may not plug into network "closed"`, "attach-for-root": "403 nobody may not make ports for root",
+		"capture":             "403 nobody may not see who is let in, nor what guests send",
 		"open-foreign-bridge": `404 bridge "docker0"`, "detach-other": "403 port other0 does not belong to nobody", "detach-none": "404 ",
 	}
 	if len(got) != len(want) {

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"drawbridge/internal/api"
 	"drawbridge/internal/engine"
 	"drawbridge/internal/host"
 	"drawbridge/internal/latency"
@@ -189,6 +190,35 @@ func TestMetricsStayFewOnALargeHost(t *testing.T) {
 }
 
 const dashboard = "../../packaging/grafana/drawbridge.json"
+
+// Prometheus on another host has a read-only token, and comes by TCP.
+func TestMetricsByTCPNeedAToken(t *testing.T) {
+	s := startSite(t, t.TempDir(), func(c *Config) { c.Sources.Conntrack = func() (int, int, error) { return 17, 262144, nil } })
+	token, err := s.client.AddToken(t.Context(), api.TokenRequest{Name: "prometheus", ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func(key string) request {
+		r := request{method: "GET", path: "/metrics", stranger: true}
+		if key != "" {
+			r.header = map[string]string{"Authorization": "Bearer " + key}
+		}
+		return r
+	}
+	s.want(http.StatusUnauthorized, ask(""))
+	s.want(http.StatusUnauthorized, ask("wrong"))
+	families := parsed(t, s.want(http.StatusOK, ask(token.Secret)))
+	if m := families["drawbridge_conntrack_entries"]; m == nil || m.GetMetric()[0].GetGauge().GetValue() != 17 {
+		t.Errorf("connections are %v", m)
+	}
+	elsewhere := ask(token.Secret)
+	elsewhere.host = "metrics.example.com"
+	s.want(http.StatusMisdirectedRequest, elsewhere)
+	if err := s.client.RemoveToken(t.Context(), "prometheus"); err != nil {
+		t.Fatal(err)
+	}
+	s.want(http.StatusUnauthorized, ask(token.Secret))
+}
 
 // Every query of the dashboard names metrics that there are, with labels that
 // they have.

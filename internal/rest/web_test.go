@@ -345,7 +345,7 @@ func TestReadOnlyMayLook(t *testing.T) {
 		for _, path := range []string{"/v1/status", "/v1/networks", "/v1/topology", "/v1/leases", "/v1/session", "/openapi.yaml"} {
 			s.want(200, request{method: "GET", path: path, stranger: stranger, header: h})
 		}
-		for _, path := range []string{"/v1/tokens", "/v1/sessions", "/v1/capture", "/v1/capture/web"} {
+		for _, path := range []string{"/v1/tokens", "/v1/sessions", "/v1/captures", "/v1/captures/open"} {
 			s.want(403, request{method: "GET", path: path, stranger: stranger, header: h})
 		}
 		for _, r := range []request{
@@ -353,7 +353,8 @@ func TestReadOnlyMayLook(t *testing.T) {
 			{method: "DELETE", path: "/v1/networks/default"}, {method: "POST", path: "/v1/down"}, {method: "POST", path: "/v1/ports", body: `{"network":"default"}`},
 			{method: "POST", path: "/v1/changes/x/confirm"}, {method: "POST", path: "/v1/plan", body: `{}`}, {method: "DELETE", path: "/v1/web"},
 			{method: "DELETE", path: "/v1/sessions/x"}, {method: "DELETE", path: "/v1/tokens/wall"}, {method: "POST", path: "/v1/tokens", body: `{"name":"x"}`},
-			{method: "POST", path: "/v1/web", body: `{}`}, {method: "PUT", path: "/v1/status"},
+			{method: "POST", path: "/v1/web", body: `{}`}, {method: "PUT", path: "/v1/status"}, {method: "POST", path: "/v1/captures/open", body: `{"target":"web"}`},
+			{method: "POST", path: "/v1/doctor/fix", body: `{}`}, {method: "POST", path: "/v1/why/probe?from=host&to=lan"},
 		} {
 			r.stranger, r.header = stranger, h
 			s.want(403, r)

@@ -171,6 +171,9 @@ func (b *builder) link(kind NodeKind, name string) Node {
 		SpeedMbit: facts.SpeedMbit, RxBytes: facts.RxBytes, TxBytes: facts.TxBytes, VLANs: facts.VLANs,
 		Isolated: l.Isolated, Foreign: true, Uplink: name == b.uplink(), order: facts.Index,
 	}
+	if len(n.VLANs) == 0 {
+		n.VLANs = b.vlans(l)
+	}
 	switch {
 	case !l.Up:
 		n.Health, n.Note = Down, "down"

@@ -18,9 +18,17 @@ export function placed(topology) {
   for (const e of topology.edges) {
     if (!e.path?.length) continue;
     const to = byID.get(e.to);
-    cables.push({...e, points: bend(e.path.map((p) => [p.x, p.y])), counted: to.kind === 'port' || to.kind === 'host' ? e.to : e.kind === 'attached' ? e.to : null, note: e.note || ''});
+    cables.push({...e, points: bend(e.path.map((p) => [p.x, p.y])), counted: counter(e, byID.get(e.from), to), note: e.note || ''});
   }
   return {boxes, cables, width: topology.width, height: topology.height, frame: topology.frame};
+}
+
+// counter is the id of what counts the traffic of a cable: the tap, the NIC that is
+// plugged in or leads to the LAN, and the switch where the host routes for it.
+export function counter(e, from, to) {
+  if (to.kind === 'port' || to.kind === 'host' || e.kind === 'attached') return e.to;
+  if (e.kind === 'plugged' && from.kind === 'nic') return e.from;
+  return e.kind === 'routed' ? e.to : null;
 }
 
 // index finds what hangs on what.
@@ -57,7 +65,7 @@ function cable(id, ends, points, more) {
   for (const n of ends) {
     if (order.indexOf(n.health) > order.indexOf(health)) { health = n.health; note = n.note || ''; }
   }
-  return {id, points, health, note, from: ends[0].id, to: ends[ends.length - 1].id, counted: more?.port ? more.port.id : null, ...more};
+  return {id, points, health, note, from: ends[0].id, to: ends[ends.length - 1].id, ...more};
 }
 
 // down puts one thing below the other, as far to the right as it is from the LAN.
@@ -72,7 +80,8 @@ export function down(topology, room) {
     y += box.h + 10;
     if (parent) {
       const p = boxes.get(parent.id), rail = p.x + slim.indent / 2, ends = more?.port ? [parent, more.port, node] : [parent, node];
-      cables.push(cable(more?.port ? more.port.id : parent.id + ' ' + node.id, ends, bend([[rail, p.y + p.h], [rail, box.y + box.h / 2], [x, box.y + box.h / 2]]), {port: more?.port}));
+      const edge = (g.out.get(parent.id) || []).find((e) => e.to === node.id);
+      cables.push(cable(more?.port ? more.port.id : parent.id + ' ' + node.id, ends, bend([[rail, p.y + p.h], [rail, box.y + box.h / 2], [x, box.y + box.h / 2]]), {port: more?.port, counted: more?.port ? more.port.id : edge ? counter(edge, parent, node) : null}));
     }
     for (const p of g.plugs.get(node.id) || []) place(p.card, depth + 1, node, {port: p.port});
     if (node.kind === 'guest' || node.kind === 'port' || node.kind === 'host') return;

@@ -10,7 +10,7 @@ export const state = {
 };
 
 // rates are bytes a second by id in the topology: received and sent, by guests and
-// ports as guests see it, by NICs as the host does.
+// ports as guests see it, by NICs and switches as the host does.
 export const rates = new Map();
 
 const listeners = new Map();
@@ -133,7 +133,7 @@ function measure(topology) {
   if (measured && passed < 0.5) return;
   const next = new Map();
   for (const n of topology.nodes) {
-    if (n.kind !== 'port' && n.kind !== 'nic' && n.kind !== 'guest') continue;
+    if (n.kind === 'lan' || n.kind === 'forward' || n.kind === 'more') continue;
     const rx = n.rx_bytes || 0, tx = n.tx_bytes || 0, before = counted.get(n.id);
     next.set(n.id, {rx, tx});
     if (before) rates.set(n.id, {rx: Math.max(0, rx - before.rx) / passed, tx: Math.max(0, tx - before.tx) / passed});
@@ -143,13 +143,13 @@ function measure(topology) {
   for (const id of rates.keys()) if (!next.has(id)) rates.delete(id);
 }
 
-// rateOf is the traffic of a port, NIC or guest, by its id in the topology.
+// rateOf is the traffic of a port, NIC, switch or guest, by its id in the topology.
 export const rateOf = (id) => rates.get(id) || {rx: 0, tx: 0};
 
 // shapeOf is all of a topology but its counters: while it stays the same, only
 // traffic has changed.
 function shapeOf(t) {
-  return [t.width, t.height, ...t.nodes.map((n) => [n.id, n.health, n.note, n.mode, n.network, n.addresses, n.mac, n.owner, n.target, n.leads, n.members, n.problems, n.mark, n.box && [n.box.x, n.box.y, n.box.w, n.box.h]].join('|')),
+  return [t.width, t.height, ...t.nodes.map((n) => [n.id, n.health, n.note, n.mode, n.network, n.addresses, n.mac, n.vlans, n.owner, n.target, n.leads, n.members, n.problems, n.mark, n.box && [n.box.x, n.box.y, n.box.w, n.box.h]].join('|')),
     ...t.edges.map((e) => [e.id, e.health, e.note, e.mark].join('|'))].join('\n');
 }
 

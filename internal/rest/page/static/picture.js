@@ -128,8 +128,9 @@ export class Picture {
     if (!this.cables) return;
     for (const c of this.cables) {
       c.flow = c.counted ? rateOf(c.counted) : null;
-      // A NIC counts from the host's side: what it receives goes to the guests.
-      if (c.flow && !c.counted.startsWith('port:')) c.flow = {rx: c.flow.rx, tx: c.flow.tx};
+      // What a NIC receives goes to the guests; a switch is a link of the host's, which
+      // receives what the guests send.
+      if (c.flow && c.counted.startsWith('bridge:')) c.flow = {rx: c.flow.tx, tx: c.flow.rx};
     }
     if (this.fixed) return;
     this.traffic.show(this.cables.filter((c) => c.flow).map((c) => ({...c, ...c.flow})));
@@ -179,7 +180,7 @@ export class Picture {
     el.box = b;
     const n = b.node, mark = n.mark || '', rail = n.kind === 'bridge' && b.h < 20, pill = b.h < 30;
     const doors = n.kind === 'guest' && this.slim ? this.doors.get(n.id) : null;
-    const key = [n.id, n.health, n.note, n.mode, n.network, n.addresses, n.owner, n.target, n.leads, n.listen, n.members, n.problems, b.w, b.h, mark, doors?.map((f) => f.id)].join('|');
+    const key = [n.id, n.health, n.note, n.mode, n.network, n.addresses, n.vlans, n.owner, n.target, n.leads, n.listen, n.members, n.problems, b.w, b.h, mark, doors?.map((f) => f.id)].join('|');
     const at = `translate(${round(b.x)} ${round(b.y)})`;
     if (el.at !== at) { el.at = at; el.setAttribute('transform', at); }
     if (el.key === key) return;
