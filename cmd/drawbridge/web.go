@@ -45,7 +45,7 @@ func (d *running) newServer() (*rest.Server, error) {
 		return nil, err
 	}
 	return rest.New(rest.Config{
-		Engine: d.engine, Log: d.log, Version: version(), Modes: modes(), ServicesPID: d.servicesPID, Doctor: d.doctor(), Keys: keys, Web: d.web, Sources: d.sources(), OpenCapture: linux.OpenCapture,
+		Engine: d.engine, Log: d.log, Version: version(), Modes: modes(), ServicesPID: d.servicesPID, Doctor: d.doctor(), LookOut: true, Keys: keys, Web: d.web, Sources: d.sources(), OpenCapture: linux.OpenCapture,
 	}), nil
 }
 

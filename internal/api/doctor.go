@@ -4,10 +4,12 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"time"
 )
 
 // Symptom is something that is wrong, or worth knowing, with its evidence.
 type Symptom struct {
+	ID       string `json:"id" doc:"code:name of what it is about; it stays the same from one look to the next"`
 	Code     string `json:"code" doc:"Name of the check; it keeps its meaning"`
 	Severity string `json:"severity" enum:"fault,warning,note" doc:"Notes are no fault"`
 	Network  string `json:"network,omitempty"`
@@ -31,6 +33,7 @@ type Diagnosis struct {
 	Healthy  bool      `json:"healthy" doc:"Nothing but notes was found"`
 	Findings []Symptom `json:"findings" nullable:"false"`
 	Checks   int       `json:"checks" doc:"How many checks there are"`
+	Seen     time.Time `json:"seen" doc:"When it was looked"`
 }
 
 // Treatment is what became of the fix of one finding.

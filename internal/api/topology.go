@@ -23,14 +23,16 @@ import (
 // stands for it. An edge without a path is shown by how its ends touch:
 // a port's pill sits on the edge of its guest's box.
 type Topology struct {
-	Host    string `json:"host" doc:"Name of the host"`
-	Width   int    `json:"width" doc:"Of the picture, in pixels"`
-	Height  int    `json:"height" doc:"Of the picture, in pixels"`
-	Frame   Box    `json:"frame" doc:"The host in the picture"`
-	Nodes   []Node `json:"nodes" nullable:"false"`
-	Edges   []Edge `json:"edges" nullable:"false"`
-	Lines   []Line `json:"lines,omitempty" nullable:"false" doc:"The drawing as text, if that was asked for; nodes and edges are then left out"`
-	Drawing string `json:"drawing,omitempty" doc:"The drawing as SVG or Mermaid, if that was asked for; nodes and edges are then left out"`
+	Host   string `json:"host" doc:"Name of the host"`
+	Width  int    `json:"width" doc:"Of the picture, in pixels"`
+	Height int    `json:"height" doc:"Of the picture, in pixels"`
+	Frame  Box    `json:"frame" doc:"The host in the picture"`
+	Nodes  []Node `json:"nodes" nullable:"false"`
+	Edges  []Edge `json:"edges" nullable:"false"`
+	// Findings of the host as a whole; those of one thing are at their node.
+	Findings []Finding `json:"findings,omitempty" nullable:"false" doc:"What is wrong with the host as a whole, worst first; what is wrong with one thing is at its node. Of the last look, which is at most a minute old"`
+	Lines    []Line    `json:"lines,omitempty" nullable:"false" doc:"The drawing as text, if that was asked for; nodes and edges are then left out"`
+	Drawing  string    `json:"drawing,omitempty" doc:"The drawing as SVG or Mermaid, if that was asked for; nodes and edges are then left out"`
 }
 
 // Line is a line of a drawing, ready to be printed.
@@ -41,7 +43,7 @@ type Line struct {
 // Span is a piece of a line; it has no control characters.
 type Span struct {
 	Text  string `json:"text"`
-	Style string `json:"style,omitempty" doc:"What it is: name, soft, good, bad, door; nat, bridged, isolated or foreign for rails; added, removed, changed. The words tell the same"`
+	Style string `json:"style,omitempty" doc:"What it is: name, soft, good, warn, bad, door; nat, bridged, isolated or foreign for rails; added, removed, changed. The words tell the same"`
 }
 
 // Box is a rectangle in pixels.
@@ -79,7 +81,7 @@ type Node struct {
 	Listen      string    `json:"listen,omitempty" doc:"Of a forward: where it listens"`
 	Target      string    `json:"target,omitempty" doc:"Of a forward: the guest and port that it was made for"`
 	Leads       string    `json:"leads,omitempty" doc:"Of a forward: the address that it leads to just now; missing while it waits"`
-	Health      string    `json:"health" enum:"ok,down,stopped,unknown,problem" doc:"down: not in use, and nobody said that it should be; stopped: a network that a person stopped; problem: not as it should be"`
+	Health      string    `json:"health" enum:"ok,down,stopped,unknown,warning,problem" doc:"down: not in use, and nobody said that it should be; stopped: a network that a person stopped; problem: not as it should be, or there is a fault; warning: there is a warning"`
 	Note        string    `json:"note,omitempty" doc:"Why it is not ok, in a few words; of a folded group its title"`
 	Findings    []Finding `json:"findings,omitempty" nullable:"false" doc:"What a closer look found, worst first"`
 	Foreign     bool      `json:"foreign,omitempty" doc:"Not made by drawbridge"`
@@ -91,11 +93,14 @@ type Node struct {
 	Folded      string    `json:"folded,omitempty" doc:"The node that stands for it: one of kind more, or for a NIC of a guest with very many the guest"`
 }
 
-// Finding is a remark about one node.
+// Finding is what doctor found out about a node, in short; see Symptom.
 type Finding struct {
-	Severity string `json:"severity" doc:"problem, warning or note"`
-	Text     string `json:"text"`
-	Fix      string `json:"fix,omitempty" doc:"The command that mends it"`
+	ID        string `json:"id" doc:"code:name; that of the symptom"`
+	Code      string `json:"code"`
+	Severity  string `json:"severity" enum:"fault,warning,note"`
+	Text      string `json:"text" doc:"What was seen"`
+	Fix       string `json:"fix,omitempty" doc:"The command that mends it"`
+	Automatic bool   `json:"automatic,omitempty" doc:"Whether doctor --fix does it"`
 }
 
 // Edge joins two nodes, from the outside in.
@@ -104,8 +109,9 @@ type Edge struct {
 	From       string  `json:"from"`
 	To         string  `json:"to"`
 	Kind       string  `json:"kind" enum:"attached,stacked,routed,plugged,guest,door" doc:"attached: LAN and NIC. stacked: a bond or VLAN on its NIC. routed: a bridge whose traffic leaves by the NIC. plugged: into the bridge. guest: a port and its guest. door: a NIC and a forward, or a forward and its guest"`
-	Health     string  `json:"health" enum:"ok,down,stopped,unknown,problem"`
+	Health     string  `json:"health" enum:"ok,down,stopped,unknown,warning,problem"`
 	Note       string  `json:"note,omitempty"`
+	Finding    string  `json:"finding,omitempty" doc:"ID of the finding that health and note are about"`
 	Translated bool    `json:"translated,omitempty" doc:"Guests go out by the host's address (source NAT)"`
 	Mark       string  `json:"mark,omitempty" enum:"added,removed,changed"`
 	Path       []Point `json:"path,omitempty" nullable:"false" doc:"Corners of the line that draws it"`

@@ -95,7 +95,7 @@ func styles(style string) paint {
 		return good
 	case "bad", "removed":
 		return bad
-	case "changed", "isolated":
+	case "changed", "isolated", "warn":
 		return warning
 	case "nat":
 		return "34"

@@ -22,16 +22,21 @@ type Doctor interface {
 
 func (s *Server) registerDoctor() {
 	type asked struct {
-		About string `query:"about" maxLength:"64" doc:"Guest or network; left out: everything"`
+		About  string `query:"about" maxLength:"64" doc:"Guest or network; left out: everything"`
+		Recent bool   `query:"recent" doc:"Answer with the last look at everything, which is at most a minute old, and look at nothing"`
 	}
 	handle(s, s.operation("doctor", http.MethodGet, "/doctor", "What is wrong with the host, its networks and guests, and how to mend it"),
 		func(ctx context.Context, in *asked) (api.Diagnosis, error) {
-			found, err := s.examine(ctx, in.About)
-			if err != nil {
-				return api.Diagnosis{}, err
+			seen := s.lookout.sight()
+			if !in.Recent || seen.at.IsZero() {
+				found, err := s.examine(ctx, in.About)
+				if err != nil {
+					return api.Diagnosis{}, err
+				}
+				seen = sight{s.Now(), found}
 			}
-			d := api.Diagnosis{Healthy: true, Findings: []api.Symptom{}, Checks: len(diagnose.Checks())}
-			for _, x := range found {
+			d := api.Diagnosis{Healthy: true, Findings: []api.Symptom{}, Checks: len(diagnose.Checks()), Seen: seen.at.UTC()}
+			for _, x := range seen.found {
 				d.Healthy = d.Healthy && x.Severity == diagnose.Remark
 				d.Findings = append(d.Findings, symptomOf(x))
 			}
@@ -43,7 +48,7 @@ func (s *Server) registerDoctor() {
 	}
 	handle(s, s.operation("doctor-fix", http.MethodPost, "/doctor/fix", "Mend what doctor found and can mend by itself"),
 		func(ctx context.Context, in *fix) ([]api.Treatment, error) {
-			return s.treat(ctx, in.Body, in.options(ctx))
+			return s.treat(ctx, in.Body, in.Changing)
 		})
 }
 
@@ -67,7 +72,7 @@ func (s *Server) examine(ctx context.Context, about string) ([]diagnose.Finding,
 	return found, nil
 }
 
-func (s *Server) treat(ctx context.Context, r api.FixRequest, o engine.Options) ([]api.Treatment, error) {
+func (s *Server) treat(ctx context.Context, r api.FixRequest, how Changing) ([]api.Treatment, error) {
 	if !slices.ContainsFunc(diagnose.Checks(), func(c diagnose.Check) bool { return string(c.Code) == r.Code }) && r.Code != "" {
 		return nil, &spec.InvalidError{Field: "code", Reason: fmt.Sprintf("there is no check %q", r.Code)}
 	}
@@ -80,14 +85,13 @@ func (s *Server) treat(ctx context.Context, r api.FixRequest, o engine.Options) 
 		if r.Code != "" && string(x.Code) != r.Code || !x.Fix.Automatic() {
 			continue
 		}
-		began := s.Now()
-		res, err := s.Doctor.Fix(ctx, "mend "+string(x.Code)+about(x), x.Fix, o)
+		change, err := s.done(ctx, how, func() (engine.Result, error) {
+			return s.Doctor.Fix(ctx, "mend "+string(x.Code)+about(x), x.Fix, how.options(ctx))
+		})
 		if err != nil {
 			return out, err
 		}
-		done := api.Treatment{Finding: symptomOf(x), Change: changeOf(res, s.Boottime())}
-		done.Change.DurationMS = float64(s.Now().Sub(began).Microseconds()) / 1000
-		out = append(out, done)
+		out = append(out, api.Treatment{Finding: symptomOf(x), Change: change})
 	}
 	return out, nil
 }
@@ -106,7 +110,7 @@ func about(x diagnose.Finding) string {
 
 func symptomOf(x diagnose.Finding) api.Symptom {
 	return api.Symptom{
-		Code: string(x.Code), Severity: string(x.Severity), Network: string(x.About.Network), Guest: x.About.Guest, Link: x.About.Link,
+		ID: findingID(x), Code: string(x.Code), Severity: string(x.Severity), Network: string(x.About.Network), Guest: x.About.Guest, Link: x.About.Link,
 		Seen: x.Seen, Means: x.Means,
 		Fix: api.Fix{Command: x.Fix.Command, Advice: x.Fix.Advice, Undo: x.Fix.Undo, Automatic: x.Fix.Automatic()},
 	}

@@ -24,6 +24,7 @@ import (
 	"os"
 	"os/user"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -112,6 +113,9 @@ type Config struct {
 	Boottime func() int64
 	// Doctor looks for what is wrong; nil where nobody can.
 	Doctor Doctor
+	// LookOut has it look by itself again and again, so that pictures show what is
+	// wrong; else they show what is seen at first glance.
+	LookOut bool
 	// HeaderTimeout bounds how long a client may take to say what it wants,
 	// SendTimeout how long it may leave unread what it is sent.
 	HeaderTimeout, SendTimeout time.Duration
@@ -137,6 +141,7 @@ type Server struct {
 	runID    string
 	requests atomic.Uint64
 	feed     *feed
+	lookout  *lookout
 	unwatch  func()
 	// stop ends watchers when the server shuts down.
 	stop    context.Context
@@ -172,7 +177,11 @@ func New(c Config) *Server {
 	s := &Server{Config: c, started: c.Now(), mux: http.NewServeMux(), runID: newRunID(), adminGID: groupID(c.AdminGroup)}
 	s.csrf, s.page = http.NewCrossOriginProtection(), page.Handler()
 	s.feed = newFeed(s.runID, c.Now)
-	s.unwatch = c.Engine.Watch(s.feed.add)
+	s.lookout = newLookout(func(ctx context.Context) ([]diagnose.Finding, error) { return s.examine(ctx, "") }, c.Now)
+	s.unwatch = c.Engine.Watch(func(e engine.Event) {
+		s.feed.add(e)
+		s.lookout.heard(e)
+	})
 	s.stop, s.stopAll = context.WithCancel(context.Background())
 	s.huma = humago.New(s.mux, s.humaConfig())
 	s.register()
@@ -199,10 +208,16 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return s.broken
 	}
 	defer s.unwatch()
+	var looking sync.WaitGroup
+	if s.LookOut && s.Doctor != nil {
+		looking.Go(func() { s.lookout.run(s.stop) })
+	}
+	defer looking.Wait()
 	ended := make(chan error, 1)
 	go func() { ended <- s.http.Serve(newFairListener(l, maxConnections)) }()
 	select {
 	case err := <-ended:
+		s.stopAll()
 		s.CloseWeb()
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	case <-ctx.Done():

@@ -72,7 +72,9 @@ func (s *Server) registerTopology() {
 				}
 				return in.draw(unfinishedGraph(v, forwards, t)), nil
 			}
-			out := in.draw(topology.Build(inputOf(v, forwards)))
+			seen := inputOf(v, forwards)
+			seen.Findings = s.findings()
+			out := in.draw(topology.Build(seen))
 			if in.Draw == "text" {
 				out.Lines = append(out.Lines, pendingLines(v.Changes)...)
 			}
@@ -181,7 +183,7 @@ func has(list []string, a netip.Addr) bool {
 func topologyOf(g topology.Graph) api.Topology {
 	out := api.Topology{
 		Host: g.Host, Width: g.Width, Height: g.Height, Frame: api.Box(g.Frame),
-		Nodes: make([]api.Node, 0, len(g.Nodes)), Edges: make([]api.Edge, 0, len(g.Edges)),
+		Nodes: make([]api.Node, 0, len(g.Nodes)), Edges: make([]api.Edge, 0, len(g.Edges)), Findings: findingsOf(g.Findings),
 	}
 	for _, n := range g.Nodes {
 		node := api.Node{
@@ -191,9 +193,7 @@ func topologyOf(g topology.Graph) api.Topology {
 			Leads: n.Leads, Health: string(n.Health), Note: n.Note, Foreign: n.Foreign, Uplink: n.Uplink,
 			Members: n.Members, Problems: n.Problems, Mark: string(n.Mark), Folded: n.Folded,
 		}
-		for _, f := range n.Findings {
-			node.Findings = append(node.Findings, api.Finding(f))
-		}
+		node.Findings = findingsOf(n.Findings)
 		if n.Box.W > 0 {
 			box := api.Box(n.Box)
 			node.Box = &box
@@ -202,7 +202,7 @@ func topologyOf(g topology.Graph) api.Topology {
 	}
 	for _, e := range g.Edges {
 		edge := api.Edge{
-			ID: e.ID, From: e.From, To: e.To, Kind: string(e.Kind), Health: string(e.Health), Note: e.Note,
+			ID: e.ID, From: e.From, To: e.To, Kind: string(e.Kind), Health: string(e.Health), Note: e.Note, Finding: e.Finding,
 			Translated: e.Translated, Mark: string(e.Mark), Dashed: e.Dashed,
 		}
 		for _, p := range e.Path {

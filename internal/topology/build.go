@@ -19,11 +19,7 @@ func Build(in Input) Graph {
 	b.foreignBridges()
 	b.ports()
 	b.doors()
-	for node, list := range in.Findings {
-		if i, there := b.ids[node]; there {
-			b.graph.Nodes[i] = found(b.graph.Nodes[i], list)
-		}
-	}
+	b.findings()
 	b.graph.Nodes = byKind(b.graph.Nodes)
 	b.graph.Host = in.Host
 	return b.graph
@@ -150,17 +146,6 @@ func (b *builder) edge(e Edge) {
 func (b *builder) has(nodeID string) bool {
 	_, there := b.ids[nodeID]
 	return there
-}
-
-// found adds what others found out about a node.
-func found(n Node, list []Finding) Node {
-	n.Findings = list
-	for _, f := range list {
-		if f.Severity == string(Problem) && n.Health != Problem {
-			n.Health, n.Note = Problem, f.Text
-		}
-	}
-	return n
 }
 
 // link makes the node of an interface of the host.

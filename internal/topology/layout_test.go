@@ -260,20 +260,3 @@ func TestCompareMarksWhatDiffers(t *testing.T) {
 		}
 	})
 }
-
-// Findings of others show in a node's health.
-func TestFindingsShow(t *testing.T) {
-	in := guests(3)
-	in.Findings = map[string][]Finding{
-		"guest:web-01": {{Severity: "problem", Text: "answers to another's address", Fix: "drawbridge doctor"}},
-		"guest:db-01":  {{Severity: "warning", Text: "slow"}},
-		"guest:nobody": {{Severity: "problem", Text: "is not there"}},
-	}
-	g := Build(in)
-	if n := g.Node("guest:web-01"); n.Health != Problem || n.Note != "answers to another's address" || len(n.Findings) != 1 {
-		t.Errorf("%+v", n)
-	}
-	if n := g.Node("guest:db-01"); n.Health != OK || len(n.Findings) != 1 {
-		t.Errorf("%+v", n)
-	}
-}

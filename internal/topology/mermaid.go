@@ -69,7 +69,7 @@ func Mermaid(g Graph) string {
 			fmt.Fprintf(&b, "  %s -.- %s\n", bridge, ids[more.ID])
 		}
 	}
-	b.WriteString("  classDef problem stroke:#d55e00,stroke-width:3px\n  classDef off stroke-dasharray:4 3\n")
+	b.WriteString("  classDef problem stroke:#cf222e,stroke-width:3px\n  classDef warning stroke:#bc4c00,stroke-width:3px\n  classDef off stroke-dasharray:4 3\n")
 	b.WriteString("  classDef added stroke:#1a7f37,stroke-width:3px\n  classDef removed stroke:#cf222e,stroke-width:3px,stroke-dasharray:4 3\n  classDef changed stroke:#9a6700,stroke-width:3px\n")
 	return b.String()
 }
@@ -80,6 +80,8 @@ func mermaidClass(n Node) string {
 		return ":::" + string(n.Mark)
 	case n.Health == Problem:
 		return ":::problem"
+	case n.Health == Warning:
+		return ":::warning"
 	case n.Health == Down || n.Health == Stopped || n.Health == Unknown:
 		return ":::off"
 	}

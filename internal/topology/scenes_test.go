@@ -167,8 +167,24 @@ func scenes() map[string]Graph {
 	return map[string]Graph{
 		"readme":  Build(readme()),
 		"sharing": Build(sharing()), "guests-3": Build(guests(3)), "guests-30": Build(guests(30)), "guests-300": Build(guests(300)),
-		"lan": Build(bridged()), "stacked": Build(stacked()), "before-after": Compare(Build(before), Build(after)),
+		"lan": Build(bridged()), "stacked": Build(stacked()), "findings": Build(troubled()), "before-after": Compare(Build(before), Build(after)),
 	}
+}
+
+// troubled is a host that a closer look found fault with, in every place where
+// something can be wrong.
+func troubled() Input {
+	in := bridged()
+	in.Findings = []Finding{
+		{ID: "mtu-differs:vnet1", Code: "mtu-differs", Severity: Alert, Network: "lan", Guest: "router", Link: "vnet1", Text: "port vnet1 has MTU 1400, bridge br0 has 1500", Fix: "ip link set vnet1 mtu 1500", Automatic: true},
+		{ID: "guests-blocked:default", Code: "guests-blocked", Severity: Fault, Network: "default", Text: "what guests send out of virbr0 is dropped by inet <foreign> forward", Fix: "drawbridge doctor --fix", Automatic: true},
+		{ID: "rules-unknown:default", Code: "rules-unknown", Severity: Note, Network: "default", Text: "a rule cannot be evaluated"},
+		{ID: "uplink-down:enp6s18", Code: "uplink-down", Severity: Alert, Network: "lan", Link: "enp6s18", Text: "enp6s18 flaps"},
+		{ID: "no-address:test-client", Code: "no-address", Severity: Fault, Network: "lab", Guest: "test-client", Text: "guest test-client is plugged in for 5 minutes and has no address"},
+		{ID: "forwarding-off", Code: "forwarding-off", Severity: Fault, Text: "net.ipv4.ip_forward is 0", Fix: "sysctl -w net.ipv4.ip_forward=1"},
+		{ID: "gone:nobody", Code: "gone", Severity: Alert, Guest: "nobody", Text: "is about somebody who is not there"},
+	}
+	return in
 }
 
 // sharing is a host whose guests share a NIC by macvtap.

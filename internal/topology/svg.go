@@ -105,8 +105,8 @@ func hue(n Node) string {
 // style has one set of colours for light and one for dark. None of them tells
 // anything alone: problems have a '!', what is added a '+', what goes a '−'.
 const style = `
-svg{--bg:#fff;--frame:#f6f8fa;--line:#d0d7de;--ink:#1f2328;--soft:#59636e;--box:#fff;--nat:#0969da;--bridged:#8250df;--isolated:#9a6700;--foreign:#818b98;--door:#0f766e;--bad:#bc4c00;--add:#1a7f37;--del:#cf222e;--chg:#9a6700;--on:#fff}
-@media (prefers-color-scheme:dark){svg{--bg:#0d1117;--frame:#151b23;--line:#3d444d;--ink:#f0f6fc;--soft:#9198a1;--box:#212830;--nat:#4493f8;--bridged:#ab7df8;--isolated:#d29922;--foreign:#818b98;--door:#2dd4bf;--bad:#f0883e;--add:#3fb950;--del:#f85149;--chg:#d29922;--on:#0d1117}}
+svg{--bg:#fff;--frame:#f6f8fa;--line:#d0d7de;--ink:#1f2328;--soft:#59636e;--box:#fff;--nat:#0969da;--bridged:#8250df;--isolated:#9a6700;--foreign:#818b98;--door:#0f766e;--bad:#cf222e;--care:#bc4c00;--add:#1a7f37;--del:#cf222e;--chg:#9a6700;--on:#fff}
+@media (prefers-color-scheme:dark){svg{--bg:#0d1117;--frame:#151b23;--line:#3d444d;--ink:#f0f6fc;--soft:#9198a1;--box:#212830;--nat:#4493f8;--bridged:#ab7df8;--isolated:#d29922;--foreign:#818b98;--door:#2dd4bf;--bad:#f85149;--care:#f0883e;--add:#3fb950;--del:#f85149;--chg:#d29922;--on:#0d1117}}
 text{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono","Liberation Mono",monospace;font-size:11px;fill:var(--soft);white-space:pre}
 .bg{fill:var(--bg)}.frame{fill:var(--frame);stroke:var(--line);stroke-width:1.5}
 .name{font-size:13px;font-weight:600;fill:var(--ink)}.small{font-size:10px}.big{font-size:13px}
@@ -116,7 +116,9 @@ text{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono","
 .wire{fill:none;stroke:var(--hue,var(--soft));stroke-width:1.6}.thick{stroke-width:4}.lane{stroke-dasharray:5 4}
 .off .box,.off .pill{stroke-dasharray:4 3}.off .name{fill:var(--soft)}.off .rail{fill:none;stroke:var(--hue);stroke-dasharray:6 4}
 .bad{--hue:var(--bad)}.bad .box,.bad .pill{stroke:var(--bad);stroke-width:1.8}.warn{fill:var(--bad);font-weight:600}.sign{fill:var(--bad)}
-.wire.bad{stroke:var(--bad);stroke-dasharray:2 4}.wire.off{stroke-dasharray:4 3;opacity:.7}
+.wire.bad{stroke:var(--bad);stroke-dasharray:2 4}
+.care{--hue:var(--care)}.care .box,.care .pill{stroke:var(--care);stroke-width:1.8}.mild{fill:var(--care);font-weight:600}.care .sign{fill:var(--care)}.wire.care{stroke:var(--care);stroke-dasharray:8 3}
+.wire.off{stroke-dasharray:4 3;opacity:.7}
 .added{--hue:var(--add)}.added .box,.added .pill{stroke:var(--add);stroke-width:2}.added .sign{fill:var(--add)}
 .removed{--hue:var(--del)}.removed .box,.removed .pill{stroke:var(--del);stroke-width:2;stroke-dasharray:4 3}.removed text{text-decoration:line-through;opacity:.8}.removed .sign{fill:var(--del)}.removed .on{text-decoration:none;opacity:1}
 .changed .box,.changed .pill{stroke:var(--chg);stroke-width:2}.changed .sign{fill:var(--chg)}
@@ -147,7 +149,11 @@ func (s *svg) edge(e Edge, nodes map[string]Node) {
 		s.uses["lane"] = true
 	}
 	class = append(class, state(e.Health, e.Mark)...)
-	s.put(`<path class="%s" data-id="%s" d="%s"/>`, strings.Join(class, " "), escaped(e.ID), rounded(e.Path, 7))
+	end := "/>"
+	if e.Finding != "" {
+		end = "><title>" + escaped(e.Note) + "</title></path>"
+	}
+	s.put(`<path class="%s" data-id="%s" d="%s"%s`, strings.Join(class, " "), escaped(e.ID), rounded(e.Path, 7), end)
 	if e.Kind == EdgeRouted && e.Translated {
 		last, before := e.Path[len(e.Path)-1], e.Path[len(e.Path)-2]
 		x := max(last.X-46, before.X+8)
@@ -163,6 +169,8 @@ func state(h Health, m Mark) []string {
 	switch h {
 	case Problem:
 		out = append(out, "bad")
+	case Warning:
+		out = append(out, "care")
 	case Down, Stopped, Unknown:
 		out = append(out, "off")
 	}
@@ -217,7 +225,7 @@ func (s *svg) legend() {
 	s.put(`<text class="small" x="%d" y="%d">%s</text>`, s.g.Frame.X+14, y, escaped(name))
 	least := s.g.Frame.X + 14 + cells(name)*7 + 20
 	for _, item := range []struct{ use, text string }{
-		{"removed", "goes"}, {"changed", "changes"}, {"added", "comes"}, {"bad", "problem"}, {"lane", "further NIC"},
+		{"removed", "goes"}, {"changed", "changes"}, {"added", "comes"}, {"care", "warning"}, {"bad", "problem"}, {"lane", "further NIC"},
 		{"foreign", "not ours"}, {"isolated", "isolated"}, {"bridged", "bridged"}, {"nat", "NAT"},
 	} {
 		if !s.uses[item.use] {
@@ -230,7 +238,7 @@ func (s *svg) legend() {
 		s.put(`<text class="small" x="%d" y="%d">%s</text>`, x-w, y, item.text)
 		x -= w + 22
 		switch item.use {
-		case "removed", "changed", "added", "bad":
+		case "removed", "changed", "added", "bad", "care":
 			s.put(`<g class="%s">`, item.use)
 			s.sign(x+11, y-4, signs[item.use])
 			s.put("</g>")

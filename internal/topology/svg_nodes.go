@@ -6,7 +6,7 @@ import (
 )
 
 // signs tell what colours tell, to those who do not see them.
-var signs = map[string]string{"added": "+", "removed": "−", "changed": "~", "bad": "!"}
+var signs = map[string]string{"added": "+", "removed": "−", "changed": "~", "bad": "!", "care": "!"}
 
 func (s *svg) node(n Node) {
 	class := []string{string(n.Kind)}
@@ -51,8 +51,12 @@ func (s *svg) box(class string, b Box, radius int) {
 // marked puts the sign of a change, else of a problem, on the corner of a box.
 func (s *svg) marked(n Node, x, y int) {
 	what := string(n.Mark)
-	if what == "" && n.Health == Problem {
+	switch {
+	case what != "":
+	case n.Health == Problem:
 		what = "bad"
+	case n.Health == Warning:
+		what = "care"
 	}
 	if sign := signs[what]; sign != "" {
 		s.uses[what] = true
@@ -119,8 +123,11 @@ func (s *svg) card(n Node) {
 	switch {
 	case n.Note != "":
 		last = n.Note
-		if n.Health == Problem {
+		switch n.Health {
+		case Problem:
 			class += " warn"
+		case Warning:
+			class += " mild"
 		}
 	case n.Kind == KindNIC:
 		last = strings.Join(full(speed(n.SpeedMbit), "up"), " · ")
@@ -222,7 +229,7 @@ func (s *svg) rail(n Node) {
 	if sign := signs[string(n.Mark)]; sign != "" {
 		s.marked(n, x+7, b.Y-12)
 		x, wide = x+20, wide-20
-	} else if n.Health == Problem {
+	} else if trouble[n.Health] != "" {
 		s.marked(n, x+7, b.Y-12)
 		x, wide = x+20, wide-20
 	}
@@ -231,11 +238,9 @@ func (s *svg) rail(n Node) {
 	used := cells(title)*8 + 12
 	line := strings.Join(append(full(rest...), full(n.Addresses...)...), "  ")
 	class := ""
-	if n.Note != "" && (n.Health == Problem || n.Health == Stopped) {
+	if n.Note != "" && (trouble[n.Health] != "" || n.Health == Stopped) {
 		line = strings.Join(full(rest...), "  ") + "  " + n.Note
-		if n.Health == Problem {
-			class = "warn"
-		}
+		class = map[Health]string{Problem: "warn", Warning: "mild"}[n.Health]
 	}
 	s.text(class, x+used, b.Y-8, wide-used, 11, line)
 }
@@ -274,7 +279,9 @@ func facts(n Node) string {
 		add(string(n.Health)+":", n.Note)
 	}
 	for _, f := range n.Findings {
-		add(f.Severity+":", f.Text)
+		if f.words() != n.Note {
+			add(string(f.Severity)+":", f.words())
+		}
 		add("fix:", f.Fix)
 	}
 	for i, l := range lines {

@@ -16,8 +16,9 @@ const (
 	// Name is what a thing is called, Soft what matters less.
 	Name Style = "name"
 	Soft Style = "soft"
-	// Good and Bad are health.
+	// Good, Warn and Bad are health.
 	Good Style = "good"
+	Warn Style = "warn"
 	Bad  Style = "bad"
 	// Door is a forward. The colours of rails are named after what happens to
 	// traffic: nat, bridged, isolated, foreign. Marks are styles, too.
@@ -83,6 +84,7 @@ func Text(g Graph, p Page) []Line {
 			}
 		}
 	}
+	t.whole(g.Findings)
 	if t.marks {
 		t.put("", "", Line{{t.glyphs.marks[Added] + " comes  " + t.glyphs.marks[Removed] + " goes  " + t.glyphs.marks[Changed] + " changes", Soft}})
 	}
@@ -93,13 +95,13 @@ func Text(g Graph, p Page) []Line {
 type glyphs struct {
 	down, tee, end, dash, further string
 	rail, door, arrow, dots       string
-	ok, off, bad                  string
+	ok, off, care, bad            string
 	marks                         map[Mark]string
 }
 
 var (
-	unicodeGlyphs = glyphs{"│  ", "├─", "└─", "─", "┄", "━", "▸", "→", "…", "●", "○", "✗", map[Mark]string{Added: "+", Removed: "−", Changed: "~"}}
-	asciiGlyphs   = glyphs{"|  ", "|-", "`-", "-", ".", "=", ">", "->", "...", "*", "o", "!", map[Mark]string{Added: "+", Removed: "-", Changed: "~"}}
+	unicodeGlyphs = glyphs{"│  ", "├─", "└─", "─", "┄", "━", "▸", "→", "…", "●", "○", "▲", "✗", map[Mark]string{Added: "+", Removed: "−", Changed: "~"}}
+	asciiGlyphs   = glyphs{"|  ", "|-", "`-", "-", ".", "=", ">", "->", "...", "*", "o", "^", "!", map[Mark]string{Added: "+", Removed: "-", Changed: "~"}}
 )
 
 // narrow is the width below which lines are drawn as short as can be.
@@ -302,14 +304,14 @@ func (t *tree) nic(n Node) Line {
 	add(Plain, strings.Join(n.Addresses, " "))
 	add(Soft, speed(n.SpeedMbit))
 	switch {
-	case n.Health == Problem:
-		add(Bad, "! "+n.Note)
+	case n.Health == Problem || n.Health == Warning:
+		add(trouble[n.Health], "! "+n.Note)
 	case n.Note != "":
 		add(Soft, n.Note)
 	default:
 		add(Good, "up")
 	}
-	return line
+	return append(line, t.also(n)...)
 }
 
 // bridge is a rail: its line goes on to the edge of the page.
@@ -329,11 +331,12 @@ func (t *tree) bridge(n Node, by Edge, at int) Line {
 	}
 	line = append(line, Span{"  " + clean(strings.Join(full(rest...), "  ")), Plain})
 	switch {
-	case n.Health == Problem:
-		line = append(line, Span{"  ! " + clean(n.Note), Bad})
+	case n.Health == Problem || n.Health == Warning:
+		line = append(line, Span{"  ! " + clean(n.Note), trouble[n.Health]})
 	case n.Note != "":
 		line = append(line, Span{"  " + clean(n.Note), Soft})
 	}
+	line = append(line, t.also(n)...)
 	edge := cmp.Or(t.Width, 80)
 	if t.marks {
 		edge -= 2

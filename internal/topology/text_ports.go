@@ -79,6 +79,8 @@ func (t *tree) port(n Node, by Edge, _ int) Line {
 	switch n.Health {
 	case Problem:
 		sign, style = t.bad, Bad
+	case Warning:
+		sign, style = t.care, Warn
 	case Down, Unknown, Stopped:
 		sign, style = t.off, Soft
 	}
@@ -130,8 +132,8 @@ func (t *tree) remarks(n Node, doors []string) Line {
 		line = append(line, Span{"  " + clean(text), style})
 	}
 	switch {
-	case n.Health == Problem:
-		add(Bad, "! "+n.Note)
+	case n.Health == Problem || n.Health == Warning:
+		add(trouble[n.Health], "! "+n.Note)
 	case n.Note != "":
 		add(Soft, n.Note)
 	}
@@ -139,10 +141,5 @@ func (t *tree) remarks(n Node, doors []string) Line {
 	if n.Isolated {
 		add(Soft, "isolated")
 	}
-	for _, f := range n.Findings {
-		if f.Text != n.Note {
-			add(Bad, f.Text)
-		}
-	}
-	return line
+	return append(line, t.also(n)...)
 }

@@ -75,6 +75,8 @@ const (
 	// Stopped networks were stopped by a person.
 	Stopped Health = "stopped"
 	Unknown Health = "unknown"
+	// Warning works, and will not for long, or not for all.
+	Warning Health = "warning"
 	// Problem is not as it should be.
 	Problem Health = "problem"
 )
@@ -147,15 +149,6 @@ type Node struct {
 	Folded string
 }
 
-// Finding is a remark about one node, by whoever looked closer.
-type Finding struct {
-	// Severity is problem, warning or note; a problem shows in the node's health.
-	Severity string
-	Text     string
-	// Fix is the command that mends it, or "".
-	Fix string
-}
-
 // Edge leads from the outside in.
 type Edge struct {
 	// ID is "from>to" and stays the same from one picture to the next.
@@ -164,6 +157,8 @@ type Edge struct {
 	Kind     EdgeKind
 	Health   Health
 	Note     string
+	// Finding is the ID of the finding that Health and Note are about, or "".
+	Finding string
 	// Translated: the guests behind it go out by the host's address (source NAT).
 	Translated bool
 	Mark       Mark
@@ -180,6 +175,8 @@ type Graph struct {
 	Edges []Edge
 	// Host is the host's name, for pictures.
 	Host string
+	// Findings are those about the host as a whole, worst first.
+	Findings []Finding
 	// Width and Height in pixels, the box of the host and what Layout was asked
 	// for; all zero before Layout.
 	Width, Height int
@@ -231,8 +228,8 @@ type Input struct {
 	Links map[string]Link
 	// Problems of networks, by name: a network with problems is shown so.
 	Problems map[spec.NetworkName][]string
-	// Findings by node: whoever looks closer than this package fills them in.
-	Findings map[string][]Finding
+	// Findings are what was found out by whoever looks closer than this package.
+	Findings []Finding
 	// Host is the host's name, "" for none.
 	Host string
 }

@@ -57,7 +57,7 @@ export class Details {
       this.head(n.kind === 'bridge' && n.network ? n.network : n.name, n.kind),
       n.health !== 'ok' && h('p', {class: 'trouble ' + n.health, role: 'status'}, badge(n.health), ' ', n.note),
       (net?.problems || []).map((p) => h('p', {class: 'trouble problem'}, p)),
-      (n.findings || []).map((f) => h('p', {class: 'trouble ' + (f.severity === 'problem' ? 'problem' : '')}, f.text, f.fix && h('code', {}, f.fix))),
+      (n.findings || []).map((f) => h('p', {class: 'trouble ' + (f.severity === 'fault' ? 'problem' : '')}, `${f.code}: ${f.text}`, f.fix && h('code', {}, f.fix))),
       facts([
         ['Switch', n.kind === 'bridge' && n.name], ['Mode', n.mode], ['Addresses', n.addresses.join('\n')], ['Hardware', n.mac],
         ['Network', n.kind !== 'bridge' && n.network], ['Subnets', net?.subnets.map((x) => x.cidr).join('\n')], ['DHCP', net?.subnets.map((x) => x.dhcp_range).filter(Boolean).join('\n')],
