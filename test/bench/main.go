@@ -35,7 +35,7 @@ type Group struct {
 
 // groups is everything that is measured, in this order.
 func groups() []Group {
-	return []Group{networkGroup(), manyGroup(), restartGroup(), flushGroup(), dhcpGroup(), dnsGroup(), portGroup(), forwardsGroup(), topologyGroup(), eventsGroup(), pageGroup(), bridgedGroup()}
+	return []Group{networkGroup(), manyGroup(), restartGroup(), flushGroup(), dhcpGroup(), dnsGroup(), portGroup(), forwardsGroup(), topologyGroup(), eventsGroup(), pageGroup(), bridgedGroup(), understandGroup()}
 }
 
 // choose picks the groups that are named, by comma, or all.
@@ -115,7 +115,7 @@ func parse() options {
 	var o options
 	flag.StringVar(&o.binary, "drawbridge", "./drawbridge", "the program to measure")
 	flag.StringVar(&o.scratch, "scratch", "/var/tmp", "where a directory for state is made; a disk, since both sides keep state")
-	flag.StringVar(&o.only, "only", "", "measure these alone (network, many, restart, flush, dhcp, dns, port, forwards, topology, events, page, bridged), by comma, and write no document unless -out names one")
+	flag.StringVar(&o.only, "only", "", "measure these alone (network, many, restart, flush, dhcp, dns, port, forwards, topology, events, page, bridged, understand), by comma, and write no document unless -out names one")
 	flag.BoolVar(&o.quick, "quick", false, "few and small runs, to see that it works; writes no document")
 	flag.StringVar(&o.out, "out", "", "where the document goes (default docs/bench.md, where everything was measured in full); what it says of what is not measured stays")
 	flag.Parse()
