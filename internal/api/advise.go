@@ -1,16 +1,21 @@
 package api
 
 import (
+	"cmp"
 	"context"
-	"net/http"
+	"net/url"
 )
 
 // AdviceRequest says what guests are for.
 type AdviceRequest struct {
-	For     string   `json:"for,omitempty" enum:"production,development,laptop,ci" doc:"Left out: nothing in particular"`
-	Need    []string `json:"need,omitempty" nullable:"false" enum:"inbound,lan-peer,live-migration,discovery,hidden,no-internet" doc:"What guests shall be able to"`
-	Guest   string   `json:"guest,omitempty" maxLength:"64" doc:"A name for the commands"`
-	Picture *View    `json:"-"`
+	// For is production, development, laptop or ci; "" for nothing in particular.
+	For string
+	// Need is what guests shall be able to: inbound, lan-peer, live-migration,
+	// discovery, hidden, no-internet.
+	Need []string
+	// Guest is a name for the commands.
+	Guest   string
+	Picture *View
 }
 
 // Advice is how to connect guests on this host, and why.
@@ -37,5 +42,20 @@ type OtherMode struct {
 
 // Advise answers "bridge or NAT?" for this host.
 func (c *Client) Advise(ctx context.Context, r AdviceRequest) (Advice, error) {
-	return send[Advice](ctx, c, http.MethodPost, "/advise"+Options{Picture: r.Picture}.query(), r)
+	q := url.Values{}
+	if r.Picture != nil {
+		v := *r.Picture
+		v.Draw = cmp.Or(v.Draw, "graph")
+		v.query(q)
+	}
+	if r.For != "" {
+		q.Set("for", r.For)
+	}
+	if r.Guest != "" {
+		q.Set("guest", r.Guest)
+	}
+	for _, n := range r.Need {
+		q.Add("need", n)
+	}
+	return get[Advice](ctx, c, "/advise?"+q.Encode())
 }

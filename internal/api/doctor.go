@@ -30,10 +30,10 @@ type Fix struct {
 
 // Diagnosis is what doctor found.
 type Diagnosis struct {
-	Healthy  bool      `json:"healthy" doc:"Nothing but notes was found"`
-	Findings []Symptom `json:"findings" nullable:"false"`
-	Checks   int       `json:"checks" doc:"How many checks there are"`
-	Seen     time.Time `json:"seen" doc:"When it was looked"`
+	Healthy  bool       `json:"healthy" doc:"Nothing but notes was found"`
+	Findings []Symptom  `json:"findings" nullable:"false"`
+	Checks   int        `json:"checks" doc:"How many checks there are"`
+	Seen     *time.Time `json:"seen,omitempty" doc:"When it was looked; missing before the first look"`
 }
 
 // Treatment is what became of the fix of one finding.

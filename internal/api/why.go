@@ -17,6 +17,9 @@ type WhyRequest struct {
 	Port  uint16
 	// Probe sends a packet, and follows it.
 	Probe bool
+	// Draw asks for the path as SVG too, Width pixels wide; 0 leaves that to the daemon.
+	Draw  bool
+	Width int
 }
 
 // Path is what becomes of a packet, and of its answer.
@@ -29,12 +32,14 @@ type Path struct {
 	Sentence string     `json:"sentence" doc:"Where it ends, in one sentence"`
 	Mend     string     `json:"mend" doc:"What would mend it; empty if nothing is known"`
 	Steps    []PathStep `json:"steps" nullable:"false"`
+	Drawing  string     `json:"drawing,omitempty" doc:"The path as SVG, if that was asked for"`
 	Probe    *Probe     `json:"probe,omitempty" doc:"What happened to a packet that was sent; left out if none was"`
 }
 
 // PathStep is one place on a path.
 type PathStep struct {
 	Back    bool   `json:"back" doc:"On the way of the answer"`
+	Place   string `json:"place" enum:"port,bridge,chain,nat,route,link,end" doc:"The sort of place; end: one of the ends, or the machine next to the host on the way"`
 	Where   string `json:"where" doc:"Port, link, chain, route"`
 	What    string `json:"what" doc:"What happened there; for a chain the rule that decides"`
 	Verdict string `json:"verdict" enum:"accepted,dropped,rejected,unknown"`
@@ -66,6 +71,10 @@ func (c *Client) Why(ctx context.Context, r WhyRequest) (Path, error) {
 	}
 	if r.Port != 0 {
 		q.Set("port", strconv.Itoa(int(r.Port)))
+	}
+	if r.Draw {
+		q.Set("draw", "svg")
+		q.Set("width", strconv.Itoa(r.Width))
 	}
 	if r.Probe {
 		return send[Path](ctx, c, http.MethodPost, "/why/probe?"+q.Encode(), struct{}{})

@@ -157,6 +157,10 @@ func everything() map[string]any {
 		"GET /networks/default/reservations": []api.Reservation{
 			{Network: "default", MAC: "52:54:00:00:00:01", IP: "192.168.122.9", Hostname: "web"},
 		},
+		"GET /why": api.Path{
+			From: "web", To: "lan", Proto: "tcp", Port: 80, Verdict: "dropped", Sentence: "it ends at inet x forward", Mend: "nft delete rule inet x forward handle 4", Drawing: "<svg/>\n",
+			Steps: []api.PathStep{{Place: "port", Where: "port vnet0", What: "web's port, up", Verdict: "accepted"}, {Place: "chain", Where: "inet x forward", What: hostile, Verdict: "dropped", Owner: "unknown"}},
+		},
 		"GET /changes": []api.Change{pending, stuck}, "GET /changes/abcd1234": pending,
 		"GET /document": api.Document{Networks: []api.DocumentNetwork{{Name: "default", Mode: "nat", IPv6: "off", Subnets: defaultNet.Subnets[:1]}, {Name: "no"}}},
 		"POST /web":     api.Web{Address: "127.0.0.1:8420", URL: "http://127.0.0.1:8420/", Link: "http://127.0.0.1:8420/#login=SECRET", LinkUntil: at(10 * time.Minute)},
@@ -188,7 +192,7 @@ var goldens = []struct{ name, args string }{
 	{"reservation-add", "reservation add default 52:54:00:00:00:01 192.168.122.9 --hostname web"}, {"reservation-ls", "reservation ls"}, {"reservation-ls-one", "reservation ls default"},
 	{"reservation-rm", "reservation rm default 52:54:00:00:00:01"},
 	{"lease-ls", "lease ls"}, {"lease-ls-json", "lease ls -o json"}, {"lease-ls-yaml", "lease ls -o yaml"}, {"guest-ls", "guest ls"},
-	{"port-ls", "port ls"}, {"port-attach", "port attach default --name web --user alice --queues 2"}, {"port-detach", "port detach vnet0"},
+	{"why", "why web lan:80"}, {"why-svg", "why web lan:80 -o svg"}, {"port-ls", "port ls"}, {"port-attach", "port attach default --name web --user alice --queues 2"}, {"port-detach", "port detach vnet0"},
 	{"change-ls", "change ls"}, {"change-show", "change show abcd1234"}, {"change-confirm", "change confirm abcd1234"}, {"change-cancel", "change cancel abcd1234 -o json"},
 	{"change-extend", "change extend abcd1234 --by 90s"}, {"change-extend-bad", "change extend abcd1234 --by 1ms"},
 	{"qemu-print", "qemu --print --nic network=default,name=web,queues=2 --nic network=lab,mac=52:54:00:00:00:09,model=e1000 -- qemu-system-x86_64 -m 1G disk.img"},

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"io"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -22,21 +23,29 @@ func (a *app) whyCommand() *cobra.Command {
 			"An end is a guest (name, hardware address or address), host, lan (the router), internet, or any\n" +
 			"address. Without a port it is a ping. The exit code is 0 if the packet arrives and is answered, else 1.\n\n" +
 			"--probe sends one such packet, from the host or as if it came from the guest or the wire, and follows it by\n" +
-			"nftables' tracing; nothing of that stays. Where both differ, the trace is shown.",
+			"nftables' tracing; nothing of that stays. Where both differ, the trace is shown.\n\n" +
+			"-o svg draws the path, with where it ends in red.",
 		Example: "  drawbridge why ubuntu-cloud internet\n  drawbridge why lan ubuntu-cloud:80\n  drawbridge why lan host:8080          # a forward\n" +
-			"  drawbridge why ubuntu-cloud debian-cloud:53 --proto udp\n  drawbridge why 192.168.99.10 192.168.122.57 -o json\n  drawbridge why lan ubuntu-cloud:80 --probe",
-		ValidArgsFunction: a.completeEnds,
+			"  drawbridge why ubuntu-cloud debian-cloud:53 --proto udp\n  drawbridge why 192.168.99.10 192.168.122.57 -o json\n  drawbridge why lan ubuntu-cloud:80 --probe\n" +
+			"  drawbridge why ubuntu-cloud internet -o svg > path.svg",
+		Annotations: map[string]string{moreForms: "svg"}, ValidArgsFunction: a.completeEnds,
 		RunE: func(c *cobra.Command, args []string) error {
 			r.From = args[0]
 			var err error
 			if r.To, r.Port, err = splitEnd(args[1]); err != nil {
 				return err
 			}
+			r.Draw = a.format == "svg"
 			p, err := a.client.Why(c.Context(), r)
 			if err != nil {
 				return err
 			}
-			if err := a.show(p, func(w *writer) { pathText(w, p) }); err != nil || p.Verdict == "accepted" {
+			if r.Draw {
+				_, err = io.WriteString(a.stdout, p.Drawing)
+			} else {
+				err = a.show(p, func(w *writer) { pathText(w, p) })
+			}
+			if err != nil || p.Verdict == "accepted" {
 				return err
 			}
 			return wrongError{errors.New("it does not arrive")}

@@ -13,9 +13,11 @@ import (
 func (s *Server) registerAdvise() {
 	type asked struct {
 		Drawn
-		Body api.AdviceRequest
+		For   string   `query:"for" enum:"production,development,laptop,ci" doc:"What guests are for; left out: nothing in particular"`
+		Need  []string `query:"need,explode" nullable:"false" enum:"inbound,lan-peer,live-migration,discovery,hidden,no-internet" doc:"What guests shall be able to"`
+		Guest string   `query:"guest" maxLength:"64" doc:"A name for the commands"`
 	}
-	handle(s, s.operation("advise", http.MethodPost, "/advise", "Bridge or NAT for this host and purpose; changes nothing"),
+	handle(s, s.operation("advise", http.MethodGet, "/advise", "Bridge or NAT for this host and purpose; changes nothing"),
 		func(ctx context.Context, in *asked) (api.Advice, error) {
 			if s.Doctor == nil {
 				return api.Advice{}, newProblem(http.StatusServiceUnavailable, api.CodeUnavailable, "this daemon cannot look at its host")
@@ -24,8 +26,8 @@ func (s *Server) registerAdvise() {
 			if err != nil {
 				return api.Advice{}, err
 			}
-			q := diagnose.Question{For: diagnose.Purpose(in.Body.For), Guest: in.Body.Guest}
-			for _, w := range in.Body.Need {
+			q := diagnose.Question{For: diagnose.Purpose(in.For), Guest: in.Guest}
+			for _, w := range in.Need {
 				q.Wants = append(q.Wants, diagnose.Want(w))
 			}
 			a := diagnose.Advise(ground, q)

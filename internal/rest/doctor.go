@@ -28,14 +28,20 @@ func (s *Server) registerDoctor() {
 	handle(s, s.operation("doctor", http.MethodGet, "/doctor", "What is wrong with the host, its networks and guests, and how to mend it"),
 		func(ctx context.Context, in *asked) (api.Diagnosis, error) {
 			seen := s.lookout.sight()
-			if !in.Recent || seen.at.IsZero() {
+			if !in.Recent {
 				found, err := s.examine(ctx, in.About)
 				if err != nil {
 					return api.Diagnosis{}, err
 				}
-				seen = sight{s.Now(), found}
+				if seen = (sight{s.Now(), found}); in.About == "" {
+					s.lookout.latest.Store(&seen) // pictures may as well have it
+				}
 			}
-			d := api.Diagnosis{Healthy: true, Findings: []api.Symptom{}, Checks: len(diagnose.Checks()), Seen: seen.at.UTC()}
+			d := api.Diagnosis{Healthy: true, Findings: []api.Symptom{}, Checks: len(diagnose.Checks())}
+			if !seen.at.IsZero() {
+				at := seen.at.UTC()
+				d.Seen = &at
+			}
 			for _, x := range seen.found {
 				d.Healthy = d.Healthy && x.Severity == diagnose.Remark
 				d.Findings = append(d.Findings, symptomOf(x))
