@@ -13,7 +13,7 @@ import (
 
 func eventsGroup() Group {
 	return Group{"events", "A hundred listeners to a thousand events a second", `
-Events come from 250 changes a second through the API, each of which tells four: forwards of a stopped network are added and removed
+Events come from 250 changes a second through the API, each of which tells four: a reservation of a stopped network is added and removed
 in turn, so that the kernel has no part in it. A hundred connections of this program listen to ` + "`GET /v1/events`" + ` and count what they read. What
 the listeners cost is the processor time of the daemon (user and system) with them less that without them, at the same pace of changes, in
 percent of one core; the two take turns.`, runEvents}
@@ -127,20 +127,21 @@ func eventLoad(ctx context.Context, h *Host, during time.Duration, n int) (r eve
 	}, err
 }
 
-// toggle adds a forward, or removes it.
+// toggle adds a reservation, or removes it.
 func toggle(ctx context.Context, h *Host, add bool) error {
+	const mac = "52:54:00:00:00:09"
 	if add {
-		_, err := h.client.AddForward(ctx, api.ForwardRequest{Forward: api.Forward{Network: "lab", Listen: "8080", Guest: "10.9.0.9:80"}}, api.Options{})
+		_, err := h.client.Reserve(ctx, "lab", api.Reservation{MAC: mac, IP: "10.9.0.9"}, api.Options{})
 		return err
 	}
-	_, err := h.client.RemoveForward(ctx, "tcp/8080", api.Options{})
+	_, err := h.client.Unreserve(ctx, "lab", mac, api.Options{})
 	return err
 }
 
 // listenTo counts events until ctx ends, and says on ready when the first came.
 func listenTo(ctx context.Context, h *Host, heard *atomic.Int64, ready chan<- error) {
 	first := true
-	_, err := h.client.Watch(ctx, api.WatchOptions{Kinds: []string{"change", "forward"}}, func(api.Event) error {
+	_, err := h.client.Watch(ctx, api.WatchOptions{Kinds: []string{"change", "reservation"}}, func(api.Event) error {
 		if first {
 			first = false
 			ready <- nil
