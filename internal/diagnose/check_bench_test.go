@@ -3,6 +3,7 @@ package diagnose
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"drawbridge/internal/host"
@@ -66,6 +67,58 @@ func BenchmarkExamine(b *testing.B) {
 			f.State.Add(host.Route{Dst: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 20, byte(i), byte(j)}), 32), Link: fmt.Sprint("virbr", i), Type: 2, Table: 255})
 		}
 	}
+	for b.Loop() {
+		f.found, f.sorted = nil, nil
+		Examine(f)
+	}
+}
+
+// docker is a table with Docker's FORWARD: it drops, but first asks a chain for
+// exceptions, and then one with a rule for each of many others.
+func docker(exceptions ...*ruleset.Rule) *ruleset.Table {
+	t := &ruleset.Table{Family: ruleset.IP, Name: "filter", Sets: map[string]*ruleset.Set{}}
+	jump := func(c *ruleset.Chain, to string) {
+		c.Rules = append(c.Rules, &ruleset.Rule{Chain: c, Exprs: []ruleset.Expr{ruleset.Decide{Verdict: ruleset.Verdict{Kind: ruleset.Jump, Chain: to}}}})
+	}
+	forward := &ruleset.Chain{Name: "FORWARD", Type: "filter", Hook: "forward", Drop: true}
+	user, others := &ruleset.Chain{Name: "DOCKER-USER", Rules: exceptions}, &ruleset.Chain{Name: "OTHERS"}
+	for _, c := range []*ruleset.Chain{forward, user, others} {
+		t.Add(c)
+	}
+	for _, r := range exceptions {
+		r.Chain = user
+	}
+	jump(forward, "DOCKER-USER")
+	jump(forward, "OTHERS")
+	for i := range 10_000 {
+		others.Rules = append(others.Rules, &ruleset.Rule{Chain: others, Handle: uint64(i), Exprs: []ruleset.Expr{
+			ruleset.Payload{Base: ruleset.NetworkHeader, Offset: 12, Len: 4, Dst: 16}, ruleset.Cmp{Src: 16, Data: []byte{172, 16, byte(i / 250), byte(i % 250)}},
+			ruleset.Decide{Verdict: ruleset.Verdict{Kind: ruleset.Drop}},
+		}})
+	}
+	return t
+}
+
+// What is needed does not change by being there, in a chain that is jumped to either:
+// an exception that were not needed any more because it is there would go and come.
+func TestAnExceptionInAChainThatIsJumpedToStaysNeeded(t *testing.T) {
+	f := healthy()
+	f.Machine = &Host{Links: map[string]Link{}}
+	f.Rules = &ruleset.Ruleset{Tables: []*ruleset.Table{docker()}}
+	want := Accepts(f)
+	if len(want) != 2 || want[0].Chain != "DOCKER-USER" {
+		t.Fatalf("Docker's drop needs %+v", want)
+	}
+	all := &ruleset.Rule{Comment: Mark + "out", Exprs: []ruleset.Expr{ruleset.Decide{Verdict: ruleset.Verdict{Kind: ruleset.Accept}}}}
+	f.Rules, f.found = &ruleset.Ruleset{Tables: []*ruleset.Table{docker(all)}}, nil
+	if got := Accepts(f); !slices.Equal(got, want) {
+		t.Errorf("with it there are needed %+v, without it %+v", got, want)
+	}
+}
+
+func BenchmarkExamineBesideDocker(b *testing.B) {
+	f := large()
+	f.Rules = &ruleset.Ruleset{Tables: []*ruleset.Table{docker()}}
 	for b.Loop() {
 		f.found, f.sorted = nil, nil
 		Examine(f)

@@ -335,7 +335,7 @@ func (w *walk) decide(r *ruleset.Rule, v ruleset.Verdict, s state, depth int, re
 	case ruleset.Return:
 		return nil, &s
 	case ruleset.Jump, ruleset.Goto:
-		target := r.Chain.Table.Chain(v.Chain)
+		target := w.chain.Table.Chain(v.Chain) // the rule's own table may be what this one is a copy of
 		if target == nil {
 			w.refusals = append(w.refusals, refusal{Unknown, w.chain, r, "chain " + v.Chain + " was not read"})
 			return nil, nil
