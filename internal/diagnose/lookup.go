@@ -67,11 +67,12 @@ func (m *machine) loseLookup(e ruleset.Lookup) {
 // find lists the elements that a key has, or may have, and whether it has one.
 func (w *walk) find(s *ruleset.Set, b, known []byte) (found []*ruleset.Element, in truth) {
 	var rest *ruleset.Element
+	all := s.All()
 	if whole(known) {
-		found, in = w.exact(s, b)
+		found, in = w.exact(s, all, b)
 	} else {
-		for i := range s.Elements {
-			e := &s.Elements[i]
+		for i := range all {
+			e := &all[i]
 			if e.Rest {
 				continue
 			}
@@ -84,9 +85,9 @@ func (w *walk) find(s *ruleset.Set, b, known []byte) (found []*ruleset.Element, 
 		}
 	}
 	if in != yes {
-		for i := range s.Elements {
-			if s.Elements[i].Rest {
-				rest = &s.Elements[i]
+		for i := range all {
+			if all[i].Rest {
+				rest = &all[i]
 			}
 		}
 		if rest != nil {
@@ -106,13 +107,13 @@ func (w *walk) find(s *ruleset.Set, b, known []byte) (found []*ruleset.Element, 
 }
 
 // exact finds the element of a key that is wholly known.
-func (w *walk) exact(s *ruleset.Set, b []byte) ([]*ruleset.Element, truth) {
+func (w *walk) exact(s *ruleset.Set, all []ruleset.Element, b []byte) ([]*ruleset.Element, truth) {
 	if s.Interval && s.Fields == nil {
-		i := sort.Search(len(s.Elements), func(i int) bool {
-			return !s.Elements[i].Rest && bytes.Compare(s.Elements[i].First, b) > 0
+		i := sort.Search(len(all), func(i int) bool {
+			return !all[i].Rest && bytes.Compare(all[i].First, b) > 0
 		})
 		for i--; i >= 0; i-- {
-			if e := &s.Elements[i]; !e.Rest {
+			if e := &all[i]; !e.Rest {
 				if bytes.Compare(b, e.Last) <= 0 {
 					return []*ruleset.Element{e}, yes
 				}
@@ -122,8 +123,8 @@ func (w *walk) exact(s *ruleset.Set, b []byte) ([]*ruleset.Element, truth) {
 		return nil, no
 	}
 	if !s.Interval {
-		for i := range s.Elements {
-			if e := &s.Elements[i]; !e.Rest && bytes.Equal(e.First, b) {
+		for i := range all {
+			if e := &all[i]; !e.Rest && bytes.Equal(e.First, b) {
 				return []*ruleset.Element{e}, yes
 			}
 		}
@@ -131,10 +132,10 @@ func (w *walk) exact(s *ruleset.Set, b []byte) ([]*ruleset.Element, truth) {
 	}
 	// Sets of intervals of concatenations take the element that was put in first
 	// where two fit; which that was is not told.
-	all := bytes.Repeat([]byte{0xff}, len(b))
+	everyBit := bytes.Repeat([]byte{0xff}, len(b))
 	var found []*ruleset.Element
-	for i := range s.Elements {
-		if e := &s.Elements[i]; !e.Rest && fits(s, e, b, all) == yes {
+	for i := range all {
+		if e := &all[i]; !e.Rest && fits(s, e, b, everyBit) == yes {
 			found = append(found, e)
 		}
 	}

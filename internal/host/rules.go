@@ -9,6 +9,9 @@ type Family string
 const (
 	FamilyInet   Family = "inet"
 	FamilyBridge Family = "bridge"
+	// Families of others' tables, those of iptables among them.
+	FamilyIP  Family = "ip"
+	FamilyIP6 Family = "ip6"
 )
 
 // Table is an nftables table. All other nftables resources name theirs.

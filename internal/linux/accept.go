@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/nftables/expr"
 	"github.com/google/nftables/xt"
@@ -91,13 +92,37 @@ func (a *nftAdapter) observeAccepts(ctx context.Context, seen host.State, keys [
 	return nil
 }
 
+// listedAccepts are rules of ours as they were listed, at some time and at some
+// count of changes of others.
+type listedAccepts struct {
+	rules  []acceptRule
+	others uint32
+	at     time.Time
+}
+
+// listingHolds is how long a listing is believed although nobody was seen to
+// change rules: see byOthers.
+const listingHolds = 30 * time.Second
+
 // acceptRules lists our rules in chains of others. Only those chains are read in
-// which there can be some: base chains of filters, and Docker's for others.
+// which there can be some: base chains of filters, and Docker's for others. A host
+// may have ten thousand rules there, which every look at it would read: they are
+// listed anew when somebody else changed rules, or we these.
 func (a *nftAdapter) acceptRules() (all []acceptRule, err error) {
+	others, err := a.sock.byOthers()
+	if err != nil {
+		return nil, err
+	}
+	if last := a.accepts; last.others == others && time.Since(last.at) < listingHolds {
+		return last.rules, nil
+	}
 	for range listTries {
 		if all, err = a.listAccepts(); !errors.Is(err, unix.EINTR) {
 			break
 		}
+	}
+	if err == nil {
+		a.accepts = listedAccepts{all, others, time.Now()}
 	}
 	return all, err
 }
@@ -130,7 +155,7 @@ func (a *nftAdapter) listAccepts() ([]acceptRule, error) {
 }
 
 // acceptFamilies are those whose chains can have rules of ours.
-var acceptFamilies = map[host.Family]byte{"ip": unix.NFPROTO_IPV4, "ip6": unix.NFPROTO_IPV6, host.FamilyInet: unix.NFPROTO_INET}
+var acceptFamilies = map[host.Family]byte{host.FamilyIP: unix.NFPROTO_IPV4, host.FamilyIP6: unix.NFPROTO_IPV6, host.FamilyInet: unix.NFPROTO_INET}
 
 // RulesOfOthers is a number that changes whenever another program changed rules.
 func (h *Host) RulesOfOthers() (uint32, error) {
@@ -205,6 +230,7 @@ func (a *nftAdapter) applyAccepts(ctx context.Context, steps []plan.Step) error 
 		if buildErr != nil {
 			return buildErr
 		}
+		a.accepts = listedAccepts{}
 		if err = a.sock.transact(msgs); err == nil || !errors.Is(err, unix.ENOENT) {
 			return err
 		}

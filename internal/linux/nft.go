@@ -33,6 +33,14 @@ var ourTables = []host.Table{{Family: host.FamilyInet, Name: ourTable}, {Family:
 type nftAdapter struct {
 	mu   sync.Mutex
 	sock *nftSocket
+	// accepts are our rules in chains of others, as they were listed last.
+	accepts listedAccepts
+	// whole reads the tables of all programs. Where they have thousands of rules it
+	// takes long, and changes do not wait for it.
+	whole struct {
+		mu   sync.Mutex
+		sock *nftSocket
+	}
 	// texts are rules too long to be kept in the kernel, by their hash. After a
 	// restart such a rule is seen as changed, and made again once.
 	texts map[string]string
@@ -46,11 +54,15 @@ func newNFT() (*nftAdapter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &nftAdapter{sock: sock, texts: map[string]string{}}, nil
+	a := &nftAdapter{sock: sock, texts: map[string]string{}}
+	if a.whole.sock, err = dialNFT(); err != nil {
+		return nil, errors.Join(err, sock.close())
+	}
+	return a, nil
 }
 
 // Close ends the conversation; the rules stay.
-func (a *nftAdapter) Close() error { return a.sock.close() }
+func (a *nftAdapter) Close() error { return errors.Join(a.sock.close(), a.whole.sock.close()) }
 
 // observeTries is how often a reading is begun anew because somebody changed
 // rules meanwhile. The last reading counts in any case: each of its parts is

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -49,22 +50,23 @@ func (h *Host) ForeignRules(ctx context.Context) (*ruleset.Ruleset, error) {
 
 // everything reads all tables but those that skip names.
 func (a *nftAdapter) everything(ctx context.Context, skip func(table string) bool) (*ruleset.Ruleset, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.whole.mu.Lock()
+	defer a.whole.mu.Unlock()
+	sock := a.whole.sock
 	var r *ruleset.Ruleset
 	for range listTries {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		before, err := a.sock.generation()
+		before, err := sock.generation()
 		if err != nil {
 			return nil, err
 		}
 		// What was interrupted or is gone by now shows in the generation, too.
-		if r, err = a.sock.readAll(skip); err != nil && !errors.Is(err, unix.EINTR) && !isGone(err) {
+		if r, err = a.readAll(skip); err != nil && !errors.Is(err, unix.EINTR) && !isGone(err) {
 			return nil, err
 		}
-		now, nowErr := a.sock.generation()
+		now, nowErr := sock.generation()
 		if nowErr != nil {
 			return nil, nowErr
 		}
@@ -83,14 +85,15 @@ type tableKey struct {
 }
 
 type wholeReader struct {
+	*nftAdapter
 	sock   *nftSocket
 	tables map[tableKey]*ruleset.Table
 }
 
-func (s *nftSocket) readAll(skip func(string) bool) (*ruleset.Ruleset, error) {
-	w := wholeReader{s, map[tableKey]*ruleset.Table{}}
+func (a *nftAdapter) readAll(skip func(string) bool) (*ruleset.Ruleset, error) {
+	w := wholeReader{a, a.whole.sock, map[tableKey]*ruleset.Table{}}
 	r := &ruleset.Ruleset{}
-	replies, err := s.get(unix.NFT_MSG_GETTABLE, 0, netlink.Dump, nil)
+	replies, err := w.sock.get(unix.NFT_MSG_GETTABLE, 0, netlink.Dump, nil)
 	if err != nil {
 		return nil, fmt.Errorf("list nftables tables: %w", err)
 	}
@@ -209,12 +212,39 @@ func (w *wholeReader) sets() error {
 		if f[nftaSetCount] != nil {
 			count = f.num(nftaSetCount)
 		}
+		t.Sets[s.Name] = s
+		if s.Anonymous {
+			w.later(reply.family, s, f.u64(nftaSetHandle))
+			continue
+		}
 		if err := w.elements(reply.family, s, count); err != nil {
 			return err
 		}
-		t.Sets[s.Name] = s
 	}
 	return nil
+}
+
+// later has a set that is written in a rule read when somebody asks for what is
+// in it. There may be one for each of ten thousand rules, the kernel goes through
+// all of them to find one by its name (nft_set_lookup), and most rules are never
+// asked. It cannot have changed by then, only be gone with its rule, and its name
+// be another's.
+func (w *wholeReader) later(family byte, s *ruleset.Set, handle uint64) {
+	s.Read = sync.OnceFunc(func() {
+		w.whole.mu.Lock()
+		defer w.whole.mu.Unlock()
+		err := w.elements(family, s, -1)
+		attrs := putText(putText(nil, unix.NFTA_SET_TABLE, s.Table.Name), unix.NFTA_SET_NAME, s.Name)
+		replies, stillErr := w.sock.get(unix.NFT_MSG_GETSET, family, 0, attrs)
+		still := len(replies) == 1
+		if still {
+			found, _ := find(replies[0].attrs, nftaSetHandle)
+			still = found.u64() == handle
+		}
+		if err != nil || stillErr != nil || !still {
+			s.Elements, s.Partial = nil, true
+		}
+	})
 }
 
 // elements reads the elements of a set. As in nftView.elements, a listing of a

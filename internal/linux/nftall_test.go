@@ -220,3 +220,48 @@ func BenchmarkRulesOfAFullHost(b *testing.B) {
 		b.Errorf("%d elements were read", n)
 	}
 }
+
+// There may be a set in each of ten thousand rules, and the kernel needs a search
+// through all of them for each: 24 s for all on the machine this was measured on.
+func TestSetsInRulesAreReadWhenSomebodyAsks(t *testing.T) {
+	a := freshNFT(t)
+	nftFile(t, "table inet foreign {\nchain f {\ntcp dport { 22, 80 } accept\ntcp dport { 443, 8443 } drop\n}\n}\n")
+	read := func() *ruleset.Chain {
+		t.Helper()
+		r, err := a.everything(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Table("inet", "foreign").Chain("f")
+	}
+	setOf := func(r *ruleset.Rule) *ruleset.Set {
+		for _, e := range r.Exprs {
+			if l, ok := e.(ruleset.Lookup); ok {
+				return l.Set
+			}
+		}
+		t.Fatalf("no set in %v", r.Exprs)
+		return nil
+	}
+	c := read()
+	if s := setOf(c.Rules[0]); len(s.Elements) != 0 || len(s.All()) != 2 || s.Partial {
+		t.Errorf("before and after it was asked for: %+v", s)
+	}
+	for i, want := range []string{"meta l4proto tcp th dport { 22, 80 } accept", "meta l4proto tcp th dport { 443, 8443 } drop"} {
+		if got := c.Rules[i].String(); got != want {
+			t.Errorf("%q is shown as %q", want, got)
+		}
+	}
+	// A rule that went meanwhile, and another that got the name of its set.
+	c = read()
+	nftFile(t, fmt.Sprintf("delete rule inet foreign f handle %d\nadd rule inet foreign f tcp dport { 1, 2, 3 } drop\n", c.Rules[0].Handle))
+	if again := setOf(read().Rules[1]); again.Name != setOf(c.Rules[0]).Name {
+		t.Fatalf("the name %s is not given again, but %s", setOf(c.Rules[0]).Name, again.Name)
+	}
+	if s := setOf(c.Rules[0]); len(s.All()) != 0 || !s.Partial {
+		t.Errorf("of a set that is gone is seen: %+v", s)
+	}
+	if s := setOf(c.Rules[1]); len(s.All()) != 2 || s.Partial {
+		t.Errorf("of a set that is still there is seen: %+v", s)
+	}
+}

@@ -18,6 +18,7 @@ const (
 	nftaSetElemKeyEnd = 10   // NFTA_SET_ELEM_KEY_END
 	nftaSetExpr       = 17   // NFTA_SET_EXPR
 	nftaSetExprs      = 18   // NFTA_SET_EXPRESSIONS
+	nftaSetHandle     = 16   // NFTA_SET_HANDLE
 	nftaSetCount      = 20   // NFTA_SET_COUNT, since Linux 6.16
 )
 

@@ -110,10 +110,21 @@ type Set struct {
 	// Fields are the lengths of a concatenation's members, if the set holds
 	// intervals of them.
 	Fields []int
-	// Elements of sets of plain intervals are sorted by First.
+	// Elements of sets of plain intervals are sorted by First. Ask All for them.
 	Elements []Element
 	// Partial sets have elements that were not read.
 	Partial bool
+	// Read fills in Elements and Partial of a set of which they are read when
+	// somebody asks; nil where they are there. It may be called again.
+	Read func()
+}
+
+// All are the set's elements.
+func (s *Set) All() []Element {
+	if s.Read != nil {
+		s.Read()
+	}
+	return s.Elements
 }
 
 // Element is one element; an interval reaches from First to Last, both included.

@@ -243,10 +243,10 @@ const manyElements = 12
 func elementsText(words []word, s *Set) string {
 	var parts []string
 	// The kernel lists hash sets in an order of its own, another after each boot.
-	inOrder := slices.SortedFunc(slices.Values(s.Elements), func(a, b Element) int { return bytes.Compare(a.First, b.First) })
+	inOrder := slices.SortedFunc(slices.Values(s.All()), func(a, b Element) int { return bytes.Compare(a.First, b.First) })
 	for i, e := range inOrder {
 		if i == manyElements {
-			parts = append(parts, fmt.Sprintf("… %d more", len(s.Elements)-i))
+			parts = append(parts, fmt.Sprintf("… %d more", len(inOrder)-i))
 			break
 		}
 		text := "*"
