@@ -69,7 +69,9 @@ func readUserData(b []byte) (text, why, hash string) {
 	return text, why, hash
 }
 
-var familyNumbers = map[host.Family]byte{host.FamilyInet: unix.NFPROTO_INET, host.FamilyBridge: unix.NFPROTO_BRIDGE}
+var familyNumbers = map[host.Family]byte{
+	host.FamilyInet: unix.NFPROTO_INET, host.FamilyBridge: unix.NFPROTO_BRIDGE, host.FamilyIP: unix.NFPROTO_IPV4, host.FamilyIP6: unix.NFPROTO_IPV6,
+}
 
 // expressions encodes what a rule does, as the value of NFTA_RULE_EXPRESSIONS.
 func (r *nftRule) expressions(family host.Family) ([]byte, error) {

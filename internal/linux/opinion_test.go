@@ -22,7 +22,7 @@ func opinion(t *testing.T, present host.State, absent []host.Key) {
 	seen.Add(ipAddresses(t)...)
 	seen.Add(ipRoutes(t)...)
 	seen.Add(ipRules(t)...)
-	rules := nftRules(t)
+	rules := append(nftRules(t), nftAccepts(t)...)
 	for k, want := range present {
 		switch want := want.(type) {
 		case host.Sysctl:
@@ -31,6 +31,10 @@ func opinion(t *testing.T, present host.State, absent []host.Key) {
 				t.Errorf("%s is %q (%v), not %q", k, b, err, want.Value)
 			}
 		case host.Feature: // no program says so
+		case host.Accept:
+			if text := acceptText(want); !slices.Contains(rules, text) {
+				t.Errorf("nft has not: %s\nbut: %s", text, strings.Join(rules, "\n     "))
+			}
 		case host.Table, host.Set, host.Chain, host.Element:
 			if text := nftText(want); !slices.Contains(rules, text) {
 				t.Errorf("nft has not: %s\nbut: %s", text, strings.Join(rules, "\n     "))
@@ -282,6 +286,8 @@ func nftRules(t *testing.T) (out []string) {
 type nftObject struct {
 	Family                   host.Family
 	Table, Name, Chain, Hook string
+	Comment                  string
+	Expr                     []map[string]any
 	Type, Map                any
 	Prio                     int
 	Flags                    []string

@@ -252,6 +252,10 @@ func (f *Fake) next(s plan.Step) (change func(), err error) {
 		if err := f.checkElement(want); err != nil {
 			return nil, err
 		}
+	case host.Accept:
+		if chain := host.ChainKey(want.Table, want.Chain); f.get(chain) == nil {
+			return nil, fmt.Errorf("%s is not there", chain)
+		}
 	}
 	return func() { f.add(s.After) }, nil
 }
@@ -287,7 +291,7 @@ func (f *Fake) add(r host.Resource) {
 }
 
 // drop takes a thing away, and what only lives with it: the elements of a set,
-// and the guest services of what they served.
+// our rules in a chain of others, and the guest services of what they served.
 func (f *Fake) drop(k host.Key) {
 	delete(f.state, k)
 	delete(f.born, k)
@@ -295,6 +299,10 @@ func (f *Fake) drop(k host.Key) {
 		switch r := r.(type) {
 		case host.Element:
 			if host.SetKey(r.Table, r.Set) == k {
+				f.drop(other)
+			}
+		case host.Accept:
+			if host.ChainKey(r.Table, r.Chain) == k {
 				f.drop(other)
 			}
 		case host.Pool, host.Reservation, host.Router, host.Zone, host.Guest, host.Resolver:

@@ -19,6 +19,8 @@ func (f *Fake) deleteTable(t host.Table) {
 			in = r.Table
 		case host.Element:
 			in = r.Table
+		case host.Accept:
+			in = r.Table
 		default:
 			continue
 		}

@@ -52,7 +52,7 @@ func from(r host.Route, a host.Address) host.Route {
 }
 
 func scenes() []scene {
-	return slices.Concat(linkScenes(), cascadeScenes(), addressScenes(), routeScenes(), moveScenes(), parameterScenes(), ruleScenes())
+	return slices.Concat(linkScenes(), cascadeScenes(), addressScenes(), routeScenes(), moveScenes(), parameterScenes(), ruleScenes(), acceptScenes())
 }
 
 func linkScenes() []scene {
