@@ -43,7 +43,14 @@ func (d doctor) Facts(ctx context.Context) (*diagnose.Facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.Document, f.State, f.Held, f.Quarrel, f.Observe, f.Learned = x.Document, x.State, x.Held, x.Quarrel, x.Observe, x.Learned
+	d.told(f, x)
+	for try := 0; try < agreeTries && !d.offline && !f.Observe && len(x.Missing) == 0 && f.Opening(); try++ {
+		if x, err = d.settled(ctx); err != nil {
+			return nil, err
+		}
+		f.Rules, _ = d.linux.Rules(ctx)
+		d.told(f, x)
+	}
 	if x.Silent != nil && !d.offline {
 		f.Silent = x.Silent.Error()
 	}
@@ -55,7 +62,6 @@ func (d doctor) Facts(ctx context.Context) (*diagnose.Facts, error) {
 		f.Changes = append(f.Changes, diagnose.Change{ID: t.ID, Title: t.Title, Phase: string(t.Phase), Problem: t.Problem})
 	}
 	d.services(f)
-	f.Sysctls = sysctls(parameters(f)...)
 	f.Conntrack, f.ConntrackMax = number("/proc/sys/net/netfilter/nf_conntrack_count"), number("/proc/sys/net/netfilter/nf_conntrack_max")
 	f.Grabbers = grabbers(f)
 	return f, d.cards(ctx, f)
@@ -64,6 +70,11 @@ func (d doctor) Facts(ctx context.Context) (*diagnose.Facts, error) {
 // A daemon that runs puts back within milliseconds what it finds missing, such as
 // the rule of a port that was plugged in just now. That is no fault yet.
 const settleTries, settlePause = 30, 100 * time.Millisecond
+
+// agreeTries is how often rules and engine are asked once more if they disagree:
+// rules that were read after the engine looked may have a drop that it is about to
+// make an exception for, and those read before that have not the exception yet.
+const agreeTries = 3
 
 // settled examines until nothing is missing, or a daemon had its time.
 func (d doctor) settled(ctx context.Context) (engine.Examination, error) {
@@ -78,6 +89,13 @@ func (d doctor) settled(ctx context.Context) (engine.Examination, error) {
 		case <-time.After(settlePause):
 		}
 	}
+}
+
+// told fills in what the engine says, and what depends on it.
+func (d doctor) told(f *diagnose.Facts, x engine.Examination) {
+	f.Document, f.State, f.Held, f.Quarrel, f.Observe, f.Learned = x.Document, x.State, x.Held, x.Quarrel, x.Observe, x.Learned
+	f.Sysctls = sysctls(parameters(f)...)
+	f.Anew()
 }
 
 // live fills in ports, leases and neighbours.

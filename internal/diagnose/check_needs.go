@@ -286,6 +286,18 @@ func (f *Facts) obstacles() []Obstacle {
 	return f.found.list
 }
 
+// Opening says whether a way of guests is shut that an exception would open, or
+// has one that does not help: after the facts are read once more it may be open,
+// if the daemon was about to do it.
+func (f *Facts) Opening() bool {
+	return slices.ContainsFunc(f.obstacles(), func(o Obstacle) bool {
+		return (o.Verdict.Kind == Dropped || o.Verdict.Kind == Rejected) && o.Accept != host.Accept{}
+	})
+}
+
+// Anew forgets what was worked out, after facts were changed.
+func (f *Facts) Anew() { f.found, f.sorted = nil, nil }
+
 type obstacles struct{ list []Obstacle }
 
 // mark asks once more with all rules that are there: what is accepted then is no
