@@ -67,7 +67,7 @@ func testBridged(t *testing.T, c managerCase) {
 			within(t, 20*time.Second, h.says([]string{"nothing pending"}, "drawbridge", "change", "ls"))
 		})
 		asBefore(t)
-		if out, err := h.try("drawbridge", "change", "confirm", ch.ID); err == nil || !strings.Contains(out, "too late") {
+		if out, err := h.Try("drawbridge", "change", "confirm", ch.ID); err == nil || !strings.Contains(out, "too late") {
 			t.Errorf("confirmed all the same: %v\n%s", err, out)
 		}
 	})
@@ -169,7 +169,7 @@ func (h *managed) testEdited(t *testing.T, c managerCase, before string, files m
 // given again.)
 func (h *managed) wantOneLease(t *testing.T) {
 	t.Helper()
-	b, err := os.ReadFile(filepath.Join(h.dir, "leases"))
+	b, err := os.ReadFile(filepath.Join(h.Dir, "leases"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +192,7 @@ func newBridged(t *testing.T, c managerCase) *managed {
 	}
 	h := newManaged(t, root, c.files, c.services...)
 	for _, target := range []string{"build", "install"} {
-		mk := exec.Command("make", "-C", h.src, target, "VERSION=1.0.0", "BIN="+filepath.Join(h.deb, "drawbridge"), "DESTDIR="+filepath.Join(h.dir, "upper"))
+		mk := exec.Command("make", "-C", h.Src, target, "VERSION=1.0.0", "BIN="+filepath.Join(h.Deb, "drawbridge"), "DESTDIR="+filepath.Join(h.Dir, "upper"))
 		if out, err := mk.CombinedOutput(); err != nil {
 			t.Fatalf("make %s: %v\n%s", target, err, out)
 		}
@@ -217,7 +217,7 @@ func (h *managed) bridge(t *testing.T, within string) (ch pendingChange) {
 // decode runs the client and decodes what it says.
 func (h *managed) decode(t *testing.T, into any, args ...string) {
 	t.Helper()
-	out, err := h.command("drawbridge", args...).Output()
+	out, err := h.Command("drawbridge", args...).Output()
 	if err == nil {
 		err = json.Unmarshal(out, into)
 	}
@@ -251,7 +251,7 @@ func TestRefused(t *testing.T) {
 			t.Parallel()
 			h := newBridged(t, c.managerCase)
 			before, files := h.network(t), h.configuration(t)
-			out, err := h.try("drawbridge", "network", "create", "lan", "--mode", "bridged", "--uplink", managedNIC, "--no-wait")
+			out, err := h.Try("drawbridge", "network", "create", "lan", "--mode", "bridged", "--uplink", managedNIC, "--no-wait")
 			if err == nil || !strings.Contains(out, c.why) || strings.Count(strings.TrimSpace(out), "\n") > 0 {
 				t.Errorf("%v: %s", err, out)
 			}

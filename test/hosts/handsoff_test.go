@@ -143,7 +143,7 @@ func (h *managed) wantUnmanaged(t *testing.T, manager string, links ...string) {
 		return
 	}
 	within(t, 20*time.Second, func() error {
-		out, err := h.try(ask[0], ask[1:]...)
+		out, err := h.Try(ask[0], ask[1:]...)
 		if err != nil {
 			return err
 		}

@@ -14,7 +14,7 @@ import (
 func TestMakeInstall(t *testing.T) {
 	need(t)
 	h := newWhole(t)
-	build := exec.Command("make", "-C", h.src, "build", "BIN="+filepath.Join(h.deb, "drawbridge"), "VERSION=1.0.0")
+	build := exec.Command("make", "-C", h.Src, "build", "BIN="+filepath.Join(h.Deb, "drawbridge"), "VERSION=1.0.0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("make build: %v\n%s", err, out)
 	}
@@ -30,7 +30,7 @@ func TestMakeInstall(t *testing.T) {
 	for _, name := range []string{"bin/drawbridge", "lib/drawbridge/drawbridge-bridge-helper", "share/man/man8/drawbridge.8"} {
 		h.run(t, "test", "-e", "/usr/local/"+name)
 	}
-	if out, err := h.try("systemd-analyze", "verify", "drawbridge.service", "drawbridge-guests.service", "drawbridge-boot.service", "drawbridge-guard@1.service"); err != nil || out != "" {
+	if out, err := h.Try("systemd-analyze", "verify", "drawbridge.service", "drawbridge-guests.service", "drawbridge-boot.service", "drawbridge-guard@1.service"); err != nil || out != "" {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
 	h.run(t, "systemctl", "enable", "--now", "drawbridge")
@@ -52,14 +52,14 @@ func TestMakeInstall(t *testing.T) {
 	if out := h.run(t, "drawbridge", "port", "ls"); !strings.Contains(out, "webserver") {
 		t.Errorf("the guest's port is gone:\n%s", out)
 	}
-	out, err := h.try("make", mk("uninstall")...)
+	out, err := h.Try("make", mk("uninstall")...)
 	if err == nil || !strings.Contains(out, "webserver") {
 		t.Errorf("uninstall with a guest plugged in: %v:\n%s", err, out)
 	}
 	h.run(t, "drawbridge", "status")
 	h.run(t, "make", mk("uninstall", "CUT_GUESTS=1", "PURGE=1")...)
 	h.wantNothing(t)
-	if out, err := h.try("getent", "group", "drawbridge"); err == nil {
+	if out, err := h.Try("getent", "group", "drawbridge"); err == nil {
 		t.Errorf("left: %s", out)
 	}
 	h.wantFiles(t, before)

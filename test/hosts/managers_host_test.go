@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -52,50 +51,23 @@ func newManaged(t *testing.T, root string, files map[string]string, services ...
 	t.Helper()
 	need(t)
 	nettest.Need(t, "dnsmasq")
-	src := tree(t)
-	made := exec.Command(filepath.Join(src, "scripts/managers-root"), root)
-	made.Stderr = os.Stderr
-	base, err := made.Output()
-	if err != nil {
-		t.Fatalf("make the root of a host: %v", err)
-	}
-	h := &managed{whole: &whole{base: strings.TrimSpace(string(base)), src: src}}
-	if h.dir, err = os.MkdirTemp(filepath.Dir(h.base), "host-"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(h.dir) })
-	h.deb = filepath.Join(h.dir, "deb")
-	for _, name := range []string{"upper", "work", "root", "deb"} {
-		if err := os.Mkdir(filepath.Join(h.dir, name), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
+	h := &managed{whole: newHost(t, "scripts/managers-root", root)}
 	h.write(t, "/etc/hostname", "host\n")
 	for name, content := range files {
 		h.write(t, name, content)
 	}
-	for _, s := range services {
-		wants := filepath.Join(h.dir, "upper/etc/systemd/system/multi-user.target.wants")
-		if err := os.MkdirAll(wants, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Symlink("/lib/systemd/system/"+s+".service", filepath.Join(wants, s+".service")); err != nil {
-			t.Fatal(err)
-		}
+	if err := h.Enable(services...); err != nil {
+		t.Fatal(err)
 	}
-	build := exec.Command("go", "build", "-o", filepath.Join(h.deb, "profile"), "./test/hosts/profile")
-	build.Dir, build.Env = src, append(os.Environ(), "CGO_ENABLED=0")
+	build := exec.Command("go", "build", "-o", filepath.Join(h.Deb, "profile"), "./test/hosts/profile")
+	build.Dir, build.Env = h.Src, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the driver: %v\n%s", err, out)
 	}
-	if h.lan, err = nettest.NewLAN(t.Context(), slog.New(slog.DiscardHandler)); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { h.lan.Close() })
 	h.serveDHCP(t)
 	t.Cleanup(func() {
-		if t.Failed() && h.leader != 0 {
-			out, _ := h.try("sh", "-c", "drawbridge change ls -o json; ip addr; ip route; ip -6 route; bridge link")
+		if t.Failed() && h.Running() {
+			out, _ := h.Try("sh", "-c", "drawbridge change ls -o json; ip addr; ip route; ip -6 route; bridge link")
 			t.Logf("the host:\n%s%s", out, h.journal(time.Now().Add(-time.Minute)))
 			log, _ := os.ReadFile(h.dhcpLog)
 			t.Logf("the DHCP server:\n%s", log)
@@ -108,35 +80,19 @@ func newManaged(t *testing.T, root string, files map[string]string, services ...
 // journal is what the network managers and the program said since then; of this
 // boot only, so it is asked for as soon as something went wrong.
 func (h *managed) journal(since time.Time) string {
-	out, _ := h.try("sh", "-c", fmt.Sprintf("journalctl --no-pager -b -o short-precise -n 200 -S @%d -u systemd-networkd -u networking -u NetworkManager -u 'drawbridge*'", since.Unix()))
+	out, _ := h.Try("sh", "-c", fmt.Sprintf("journalctl --no-pager -b -o short-precise -n 200 -S @%d -u systemd-networkd -u networking -u NetworkManager -u 'drawbridge*'", since.Unix()))
 	return out
-}
-
-// write puts a file on a host that is off.
-func (h *managed) write(t *testing.T, name, content string) {
-	t.Helper()
-	path := filepath.Join(h.dir, "upper", name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	mode := os.FileMode(0o644)
-	if strings.HasSuffix(name, ".nmconnection") || strings.HasSuffix(name, ".yaml") {
-		mode = 0o600
-	}
-	if err := os.WriteFile(path, []byte(content), mode); err != nil {
-		t.Fatal(err)
-	}
 }
 
 // serveDHCP starts dnsmasq on the LAN's router: DHCPv4 by client identifier, so
 // that a client that says another one gets another address.
 func (h *managed) serveDHCP(t *testing.T) {
 	t.Helper()
-	h.dhcpLog = filepath.Join(h.dir, "dhcp.log")
+	h.dhcpLog = filepath.Join(h.Dir, "dhcp.log")
 	server := h.lan.Router.Command(context.Background(), "dnsmasq", "-k", "-C", "/dev/null", "--no-resolv", "--no-hosts", "--port=0",
 		"--interface=eth0", "--bind-interfaces", "--no-ping", "--dhcp-authoritative", "--dhcp-sequential-ip",
 		"--dhcp-range="+managedDHCP+",192.168.99.199,10m", "--dhcp-option=option:dns-server,"+nettest.Router4,
-		"--dhcp-option=option:domain-name,lan.example", "--dhcp-leasefile="+filepath.Join(h.dir, "leases"), "--log-facility="+h.dhcpLog)
+		"--dhcp-option=option:domain-name,lan.example", "--dhcp-leasefile="+filepath.Join(h.Dir, "leases"), "--log-facility="+h.dhcpLog)
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -159,42 +115,9 @@ func (h *managed) served(t *testing.T, kind string) int {
 // start boots the host and waits until it has its address.
 func (h *managed) start(t *testing.T, address string) {
 	t.Helper()
-	ctx := context.Background()
-	h.boots++
-	var err error
-	if h.node, err = nettest.NewNode(ctx, "managed-host", ""); err != nil {
+	h.plugIn(t, "managed-host", managedNIC+" address "+managedMAC)
+	if _, err := h.Boot(h.node); err != nil {
 		t.Fatal(err)
-	}
-	h.cable = fmt.Sprintf("p-managed%d", h.boots)
-	if err := h.lan.Switch.IP(ctx,
-		fmt.Sprintf("link add %s type veth peer name %s address %s netns %d", h.cable, managedNIC, managedMAC, h.node.PID()),
-		fmt.Sprintf("link set %s master lan0 up", h.cable)); err != nil {
-		t.Fatal(err)
-	}
-	notify := filepath.Join(h.dir, "notify")
-	os.Remove(notify)
-	told, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: notify, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer told.Close()
-	args := []string{"--mount", "--propagation", "private", "sh", "-c", bootScript, "boot",
-		h.dir, h.base, fmt.Sprintf("/proc/%d/ns/net", h.node.PID()), h.src}
-	h.nspawn = exec.Command("unshare", append(args, h.cgroups(t)...)...)
-	h.nspawn.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
-	h.nspawn.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	console, err := os.Create(filepath.Join(h.dir, "console"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer console.Close()
-	h.nspawn.Stdout, h.nspawn.Stderr = console, console
-	if err := h.nspawn.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := h.waitReady(told, time.Now().Add(bootLimit)); err != nil {
-		out, _ := os.ReadFile(console.Name())
-		t.Fatalf("boot: %v\n%s", err, out)
 	}
 	if h.before != "" && !strings.Contains(h.run(t, "ip", "link", "show", "dev", managedNIC), " master ") {
 		h.sh(t, h.before)
@@ -212,7 +135,7 @@ func (h *managed) reboot(t *testing.T, address string) {
 // profile runs the driver on the host and decodes what it says.
 func (h *managed) profile(t *testing.T, into any, args ...string) {
 	t.Helper()
-	cmd := h.command("/deb/profile", args...)
+	cmd := h.Command("/deb/profile", args...)
 	var complaints strings.Builder
 	cmd.Stderr = &complaints
 	out, err := cmd.Output()

@@ -20,8 +20,8 @@ import (
 // it. It returns the path there.
 func (h *whole) buildDeb(t *testing.T, version string) string {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(h.src, "scripts/deb"), version)
-	cmd.Env = append(os.Environ(), "OUT="+h.deb)
+	cmd := exec.Command(filepath.Join(h.Src, "scripts/deb"), version)
+	cmd.Env = append(os.Environ(), "OUT="+h.Deb)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -69,7 +69,7 @@ func (h *whole) testInstall(t *testing.T, deb string) {
 	if out := h.sh(t, "ip -br link; systemctl is-active drawbridge || true"); strings.Contains(out, "virbr") || !strings.Contains(out, "inactive") {
 		t.Errorf("installing alone changed the host:\n%s", out)
 	}
-	if out, err := h.try("systemd-analyze", "verify", "drawbridge.service", "drawbridge-guests.service", "drawbridge-boot.service", "drawbridge-guard@1.service"); err != nil || out != "" {
+	if out, err := h.Try("systemd-analyze", "verify", "drawbridge.service", "drawbridge-guests.service", "drawbridge-boot.service", "drawbridge-guard@1.service"); err != nil || out != "" {
 		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
 	}
 	began := time.Now()
@@ -138,7 +138,7 @@ func (h *whole) seeDefault() error {
 			Prefixlen int
 		} `json:"addr_info"`
 	}
-	out, err := h.try("ip", "-j", "addr", "show", "dev", "virbr0")
+	out, err := h.Try("ip", "-j", "addr", "show", "dev", "virbr0")
 	if err != nil {
 		return err
 	}
@@ -148,7 +148,7 @@ func (h *whole) seeDefault() error {
 	if a := links[0].AddrInfo; len(a) == 0 || a[0].Local != "192.168.122.1" || a[0].Prefixlen != 24 {
 		return fmt.Errorf("virbr0 has addresses %v", a)
 	}
-	rules, err := h.try("nft", "-j", "list", "ruleset")
+	rules, err := h.Try("nft", "-j", "list", "ruleset")
 	if err != nil {
 		return err
 	}
@@ -242,7 +242,7 @@ func (h *whole) testResolver(t *testing.T) {
 	// Not from the cache nor from a file, but from us; and other addresses are not asked of us.
 	within(t, 5*time.Second, h.says([]string{"alpha.default.internal", "link: virbr0"}, "resolvectl", "--cache=no", "query", g.addr))
 	for _, addr := range []string{"192.168.123.9", hostAddr, "10.0.0.9"} {
-		if out, err := h.try("resolvectl", "--cache=no", "query", addr); strings.Contains(out, "virbr0") {
+		if out, err := h.Try("resolvectl", "--cache=no", "query", addr); strings.Contains(out, "virbr0") {
 			t.Errorf("resolvectl query %s: %v: %s", addr, err, out)
 		}
 	}
@@ -308,7 +308,7 @@ func (h *whole) testNoCircle(t *testing.T, g *guest) {
 // testStop: a stopped network leaves nothing in the resolver, and comes back.
 func (h *whole) testStop(t *testing.T) {
 	within(t, 5*time.Second, func() error {
-		out, err := h.try("drawbridge", "network", "stop", "default")
+		out, err := h.Try("drawbridge", "network", "stop", "default")
 		if err != nil {
 			return fmt.Errorf("the guest is gone, and yet: %w: %s", err, out)
 		}
@@ -391,7 +391,7 @@ func (h *whole) testNothingLost(t *testing.T, upgrade string) {
 }
 
 func (h *whole) active(unit string) error {
-	_, err := h.try("systemctl", "is-active", "-q", unit)
+	_, err := h.Try("systemctl", "is-active", "-q", unit)
 	return err
 }
 
@@ -455,7 +455,7 @@ func (h *whole) testCrashes(t *testing.T) {
 	}
 	for range times {
 		// Without a process there is nothing to kill, which is an end too.
-		_, _ = h.try("systemctl", "kill", "-s", "KILL", "drawbridge-guests")
+		_, _ = h.Try("systemctl", "kill", "-s", "KILL", "drawbridge-guests")
 		within(t, 20*time.Second, func() error { return h.active("drawbridge-guests") })
 	}
 	g := newGuest(t, "epsilon")
@@ -491,10 +491,10 @@ func (h *whole) testTapUser(t *testing.T, tap string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(h.deb, "vmm"), binary, 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(h.Deb, "vmm"), binary, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	vmm := h.command("env", holdTap+"="+tap, "/deb/vmm")
+	vmm := h.Command("env", holdTap+"="+tap, "/deb/vmm")
 	in, err := vmm.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -534,7 +534,7 @@ func (h *whole) testRemoveRefused(t *testing.T) {
 	}
 	h.plug(t, newGuest(t, "foreign"), "vethforeign", otherMAC, "virbr0")
 	h.testTapUser(t, port.Tap)
-	out, err := h.try("dpkg", "-r", "drawbridge")
+	out, err := h.Try("dpkg", "-r", "drawbridge")
 	if err == nil || !strings.Contains(out, "webserver") || !strings.Contains(out, "vethforeign") {
 		t.Errorf("removal with guests plugged in: %v:\n%s", err, out)
 	}
@@ -555,7 +555,7 @@ func (h *whole) testRemoveRefused(t *testing.T) {
 func (h *whole) testRemove(t *testing.T, deb string, before []string) {
 	// The daemon is down; its networks are not.
 	h.run(t, "systemctl", "stop", "drawbridge")
-	within(t, 5*time.Second, func() error { _, err := h.try("dpkg", "-r", "drawbridge"); return err })
+	within(t, 5*time.Second, func() error { _, err := h.Try("dpkg", "-r", "drawbridge"); return err })
 	h.wantNothing(t)
 	if out := h.sh(t, "stat -c '%U %n' /var/lib/drawbridge /var/lib/drawbridge-guests /var/lib/drawbridge-guests/*"); !strings.Contains(out, "leases.db") || strings.Contains(out, "UNKNOWN") {
 		t.Errorf("the state after removal:\n%s", out)
@@ -569,7 +569,7 @@ func (h *whole) testRemove(t *testing.T, deb string, before []string) {
 	}
 	h.run(t, "dpkg", "--purge", "drawbridge")
 	h.wantNothing(t)
-	if out, err := h.try("getent", "group", "drawbridge"); err == nil {
+	if out, err := h.Try("getent", "group", "drawbridge"); err == nil {
 		t.Errorf("left: %s", out)
 	}
 	h.wantFiles(t, before)
