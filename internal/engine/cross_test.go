@@ -55,7 +55,10 @@ func newTrial(t *testing.T) *trial {
 // Apply hits in the middle of a phase.
 func (x *trial) Apply(ctx context.Context, steps []plan.Step) error {
 	phase := txn.RollingBack
+	first := plan.Early(steps) == len(steps)
 	switch {
+	case first:
+		phase = early
 	case len(steps) > 0 && steps[0].Key() == host.ProfileKey(host.Permanent, "br0"):
 		phase = txn.Confirmed
 	case !x.finished.Load():
@@ -69,9 +72,14 @@ func (x *trial) Apply(ctx context.Context, steps []plan.Step) error {
 			return err
 		}
 	}
-	x.finished.Store(true)
+	if !first {
+		x.finished.Store(true)
+	}
 	return nil
 }
+
+// early is while the change is applied and its guard may not stand yet.
+const early txn.Phase = "early"
 
 // Observe hits when the result is looked at.
 func (x *trial) Observe(ctx context.Context, keys ...host.Key) (host.State, error) {
@@ -258,9 +266,10 @@ func (x *trial) pending() (txn.Txn, bool) {
 	return all[0], true
 }
 
-// late lets the deadline pass, and the daemon notice.
+// late lets the deadline pass, and the daemon notice; by less than after what a guard
+// kills a daemon that hangs, which would be this process.
 func (x *trial) late() {
-	x.clock.Add(int64(2 * time.Minute))
+	x.clock.Add(int64(65 * time.Second))
 	x.engine.Attend(x.t.Context())
 }
 
@@ -300,7 +309,7 @@ func through(t *testing.T) (before, after, booted end) {
 // the phase in which that happens.
 func TestCrossOfFaults(t *testing.T) {
 	before, after, booted := through(t)
-	for _, phase := range []txn.Phase{txn.Applying, txn.Verifying, txn.Waiting, txn.Confirmed, txn.RollingBack} {
+	for _, phase := range []txn.Phase{early, txn.Applying, txn.Verifying, txn.Waiting, txn.Confirmed, txn.RollingBack} {
 		kept := phase == txn.Confirmed
 		want := before
 		if kept {
@@ -395,7 +404,7 @@ func (x *trial) bring(phase txn.Phase, do func()) { x.bringBy(x.t.Context(), pha
 func (x *trial) bringBy(ctx context.Context, phase txn.Phase, do func()) {
 	x.t.Helper()
 	x.at = phase
-	if phase == txn.Applying || phase == txn.Verifying {
+	if phase == early || phase == txn.Applying || phase == txn.Verifying {
 		x.strike = do
 	}
 	res, err := x.ask(ctx)

@@ -12,6 +12,7 @@
 package linux
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ type Host struct {
 	rtnl    *rtnl
 	rules   *nftAdapter
 	directs directs
+	detours detours
 }
 
 // New opens the sockets to the kernel, in the calling thread's network
@@ -47,7 +49,10 @@ func New(log *slog.Logger) (*Host, error) {
 }
 
 // Close gives the sockets back.
-func (h *Host) Close() error { return errors.Join(h.directs.close(), h.rules.Close(), h.rtnl.close()) }
+func (h *Host) Close() error {
+	h.detours.close()
+	return errors.Join(h.directs.close(), h.rules.Close(), h.rtnl.close())
+}
 
 // Kinds lists the kinds of resources that Observe and Apply understand.
 func (h *Host) Kinds() []host.Kind {
@@ -196,6 +201,25 @@ func (h *Host) Apply(ctx context.Context, steps []plan.Step) error {
 		steps = steps[n:]
 	}
 	return nil
+}
+
+// Prepare makes ready for links that are to be plugged or unplugged; see detours.
+func (h *Host) Prepare(_ context.Context, steps []plan.Step) {
+	for _, s := range steps {
+		before, ok1 := s.Before.(host.Link)
+		after, ok2 := s.After.(host.Link)
+		if !ok1 || !ok2 || before.Master == after.Master || !before.Up || before.Type == host.TypeTap {
+			continue
+		}
+		nic := h.Index(after.Name)
+		bridge := h.Index(cmp.Or(after.Master, before.Master))
+		if nic == 0 {
+			continue
+		}
+		if err := h.detours.prepare(nic, bridge); err != nil {
+			h.log.Debug("a link will be plugged without preparation", "link", after.Name, "err", err)
+		}
+	}
 }
 
 // goingAway is the set of keys that a later step deletes: what is in the way of

@@ -150,7 +150,7 @@ func (h *Host) changeLink(there link, want host.Link) error {
 		if over == 0 {
 			over = there.master
 		}
-		end, err := detour(there.index, over)
+		end, err := h.detours.begin(there.index, over)
 		if err != nil {
 			h.log.Debug("a packet may be lost while a link is plugged", "link", want.Name, "err", err)
 		}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"drawbridge/internal/nettest"
+	"drawbridge/internal/plan"
 	"drawbridge/internal/spec"
 )
 
@@ -184,8 +185,14 @@ func (m moves) inAndOut(ctx context.Context, rollback bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	// As package txn does while a guard starts.
+	early := plan.Early(in.Steps)
+	if err := m.h.Apply(ctx, in.Steps[:early]); err != nil {
+		return "", err
+	}
+	m.h.Prepare(ctx, in.Steps[early:])
 	began := time.Now()
-	if err := m.h.Apply(ctx, in.Steps); err != nil {
+	if err := m.h.Apply(ctx, in.Steps[early:]); err != nil {
 		return "", err
 	}
 	took := time.Since(began)

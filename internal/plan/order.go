@@ -291,3 +291,28 @@ func diesWith(r host.Resource, deleted map[host.Key]bool) bool {
 	}
 	return false
 }
+
+// Early counts the first steps that touch nothing which was there: they make what
+// stands beside it, rules of our own, links that nobody uses yet, and have the
+// host's own network manager keep its hands off those. Whatever becomes of the
+// change, nobody misses anything after them.
+func Early(steps []Step) int {
+	for i, s := range steps {
+		if s.Before != nil || !standsAlone(s.After) {
+			return i
+		}
+	}
+	return len(steps)
+}
+
+func standsAlone(made host.Resource) bool {
+	switch r := made.(type) {
+	case host.Unmanaged, host.Table, host.Set, host.Chain, host.Element:
+		return true
+	case host.Profile:
+		return r.Stage == host.Reserved
+	case host.Link:
+		return r.Master == ""
+	}
+	return false
+}

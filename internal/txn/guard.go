@@ -14,6 +14,7 @@ import (
 //
 //	daemon, lock held              guard
 //	Arm: copy, start           ──► stands; takes the lock as soon as the daemon is dead
+//	  meanwhile, early steps
 //	steps, verify                  … dead now: takes back at once
 //	Update(waiting)                … dead now: waits for another daemon until the deadline
 //	deadline: takes back, Disarm   a while after the deadline: kills who holds the lock, takes back
@@ -35,8 +36,8 @@ type Guard interface {
 	List() ([]string, error)
 }
 
-// UnguardedError says that a change was refused, before anything was touched,
-// since nobody would take it back if the daemon died.
+// UnguardedError says that a change was not made, since nobody would take it back
+// if the daemon died. Nothing that was there before has been touched.
 type UnguardedError struct{ Cause error }
 
 // Error says why there is no guard.
@@ -72,6 +73,19 @@ func (e *UnfinishedError) Unwrap() error { return e.Cause }
 
 // errNoGuard is why a process without a guard refuses a change that needs one.
 var errNoGuard = errors.New("this program cannot start one")
+
+// arming starts the guard of a change that will wait for a person, and says, later,
+// once it stands or why it does not; at once of a change that needs none.
+func (r *Runner) arming(ctx context.Context, t Txn) <-chan error {
+	armed := make(chan error, 1)
+	if t.Within == 0 {
+		armed <- nil
+		return armed
+	}
+	// Whoever asked may hang up: that must not end it halfway.
+	go func() { armed <- r.arm(context.WithoutCancel(ctx), t) }()
+	return armed
+}
 
 // arm starts the guard of a change that will wait for a person.
 func (r *Runner) arm(ctx context.Context, t Txn) error {

@@ -21,3 +21,9 @@ type Host interface {
 	// been done; the caller looks again.
 	Apply(ctx context.Context, steps []plan.Step) error
 }
+
+// Preparer is a Host that can make ready for steps, so that these take less time
+// once it is time. Nobody notices it, and nothing of it needs to be taken back.
+type Preparer interface {
+	Prepare(ctx context.Context, steps []plan.Step)
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 
 	"drawbridge/internal/host"
@@ -84,4 +85,13 @@ func (m *Mux) Apply(ctx context.Context, steps []plan.Step) error {
 		steps = steps[n:]
 	}
 	return nil
+}
+
+// Prepare lets every part that can do so make ready for its steps.
+func (m *Mux) Prepare(ctx context.Context, steps []plan.Step) {
+	for _, p := range m.parts {
+		if h, ok := p.host.(Preparer); ok {
+			h.Prepare(ctx, slices.DeleteFunc(slices.Clone(steps), func(s plan.Step) bool { return m.byKind[s.Key().Kind] != p }))
+		}
+	}
 }

@@ -106,12 +106,8 @@ func (r *Runner) Run(ctx context.Context, t Txn) (Txn, error) {
 	if err := r.Journal.Save(t); err != nil {
 		return t, fmt.Errorf("%s: journal: %w", t.Title, err)
 	}
-	if err := r.arm(ctx, t); err != nil {
-		t.Phase, t.Problem = RolledBack, err.Error()
-		return t, errors.Join(fmt.Errorf("%s: %w", t.Title, err), r.Journal.End(t))
-	}
 	r.entered(t)
-	t, err := r.act(ctx, t)
+	t, err := r.act(ctx, t, r.arming(ctx, t))
 	if err == nil && t.Within != 0 {
 		t, err = r.wait(t)
 	}
@@ -124,20 +120,35 @@ func (r *Runner) Run(ctx context.Context, t Txn) (Txn, error) {
 	return r.commit(ctx, t)
 }
 
-// act takes the steps and looks at the result.
-func (r *Runner) act(ctx context.Context, t Txn) (Txn, error) {
+// act takes the steps and looks at the result. A guard that armed says to stand is
+// waited for before the first step that might do harm.
+func (r *Runner) act(ctx context.Context, t Txn, armed <-chan error) (Txn, error) {
 	if t.Within != 0 {
 		// Whoever asked may be cut off by the change: that must not end it halfway.
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), actPatience)
 		defer cancel()
 	}
-	if err := r.Host.Apply(ctx, t.Steps); err != nil {
+	early := 0
+	if t.Within != 0 {
+		early = plan.Early(t.Steps)
+	}
+	err := r.Host.Apply(ctx, t.Steps[:early])
+	if err == nil {
+		r.prepare(ctx, t.Steps[early:])
+	}
+	if guardErr := <-armed; guardErr != nil {
+		return t, errors.Join(guardErr, err)
+	}
+	if err == nil {
+		err = r.Host.Apply(ctx, t.Steps[early:])
+	}
+	if err != nil {
 		return t, err
 	}
 	t.Phase = Verifying
 	r.entered(t)
-	err := r.verify(ctx, t)
+	err = r.verify(ctx, t)
 	var differs *NotVerifiedError
 	if t.Within != 0 && errors.As(err, &differs) {
 		// The host's own network manager works at the same time and may have put back
@@ -152,6 +163,13 @@ func (r *Runner) act(ctx context.Context, t Txn) (Txn, error) {
 		return t, err
 	}
 	return t, r.Probe(ctx, t)
+}
+
+// prepare lets a host that can do so make ready for steps.
+func (r *Runner) prepare(ctx context.Context, steps []plan.Step) {
+	if p, ok := r.Host.(Preparer); ok {
+		p.Prepare(ctx, steps)
+	}
 }
 
 func (r *Runner) verify(ctx context.Context, t Txn) error {
