@@ -45,7 +45,8 @@ test-hosts:
 	@DRAWBRIDGE_HOSTS=1 $(GO) test -count=1 -p 1 -timeout 35m -v ./test/hosts/ ./test/neighbours/
 
 bench:
-	@scripts/install-packages build test bench
+	@scripts/install-packages build test bench hosts
+	@CGO_ENABLED=0 $(GO) build $(GOFLAGS_BUILD) -o drawbridge ./cmd/drawbridge
 	@npm --prefix test/page ci --silent --no-audit --no-fund --ignore-scripts
 	$(GO) run ./test/bench $(if $(ONLY),--only $(ONLY) --out docs/bench.md)
 

@@ -28,7 +28,9 @@ IPv6 at once, while the host's only NIC moves into a bridge, or out of it; so ea
 start to its end: then the bridge works and is verified, and the change waits to be confirmed. A TCP stream goes from the machine to the host and back all the while; retransmission
 timeouts are the kernel's own count (TCPTimeouts of /proc/net/netstat) on both ends. The peers are Debian's ifupdown with bridge-utils, ` + "`ifdown NIC && ifup br0`" + `, and
 NetworkManager, ` + "`nmcli con up br0`" + `, each on such a host in its own root, and both hand-tuned: no spanning tree, no forward delay, the NIC's hardware address, and for ifupdown no
-duplicate address detection. They have no way back, so rolling back has no peer. netplan apply needs systemd as process 1 and is not measured here.`, runBridged}
+duplicate address detection. ` + "`netplan apply`" + ` needs systemd as process 1: both it and ours move the NIC of one whole Debian host in a container, which netplan and systemd-networkd
+configure, and both are commands on that host; netplan's YAML is tuned by hand as well, and IPv6 has no duplicate address detection there. Ours tells networkd, and when confirmed writes
+the YAML. None of the peers has a way back, so rolling back has no peer.`, runBridged}
 }
 
 const (
@@ -48,17 +50,28 @@ func runBridged(ctx context.Context, b *Bench) error {
 	if err := bridgedOurs(ctx, b, &in, &out, &back, &expired, &took, &tcp); err != nil {
 		return err
 	}
-	rows := []Row{back, expired}
-	for _, p := range []peer{ifupdown(), networkManager()} {
-		in, out, took, tcp := in, out, took, tcp
-		if err := bridgedPeer(ctx, b, p, &in, &out, &took, &tcp); err != nil {
-			in.Notes = append(in.Notes, p.name+" was not measured to the end: "+err.Error())
+	floor, err := bridgedFloor(ctx, b)
+	if err != nil {
+		return err
+	}
+	rows := []Row{back, expired, floor}
+	beside := func(name string, failed error, measured ...Row) {
+		if failed != nil {
+			measured[0].Notes = append(measured[0].Notes, name+" was not measured to the end: "+failed.Error())
 		}
-		for _, r := range []Row{in, out, took, tcp} {
-			r.Work += ", beside " + p.name
+		for _, r := range measured {
+			r.Work += ", beside " + name
 			rows = append(rows, r)
 		}
 	}
+	for _, p := range []peer{ifupdown(), networkManager()} {
+		in, out, took, tcp := in, out, took, tcp
+		err := bridgedPeer(ctx, b, p, &in, &out, &took, &tcp)
+		beside(p.name, err, in, out, took, tcp)
+	}
+	in, out, took, tcp = in.bare(), out.bare(), took.bare(), tcp.bare()
+	err = bridgedNetplan(ctx, b, &in, &out, &took, &tcp)
+	beside("netplan apply", err, in, out, took, tcp)
 	for _, r := range rows {
 		b.add(r)
 	}
@@ -135,22 +148,12 @@ func onLAN(ctx context.Context, b *Bench, lan *nettest.LAN) (*Host, error) {
 	return h, err
 }
 
-// pending is the change that waits.
-func (h *Host) pending(ctx context.Context) (string, error) {
-	changes, err := h.client.Changes(ctx)
-	if err != nil {
-		return "", err
-	}
-	if len(changes) != 1 || changes[0].Phase != "waiting" {
-		return "", fmt.Errorf("no change waits: %+v", changes)
-	}
-	return changes[0].ID, nil
-}
-
 // mover moves the NIC of a LAN's host with ours.
 type mover struct {
-	*Host
-	lan *nettest.LAN
+	lan    *nettest.LAN
+	client *api.Client
+	// run runs a command of ours to its end and says how long it took.
+	run func(context.Context, ...string) (time.Duration, error)
 }
 
 func (m mover) in(ctx context.Context, within string) error {
@@ -161,6 +164,18 @@ func (m mover) in(ctx context.Context, within string) error {
 func (m mover) out(ctx context.Context) error {
 	_, err := m.run(ctx, "network", "rm", "lan", "--no-wait")
 	return err
+}
+
+// pending is the change that waits.
+func (m mover) pending(ctx context.Context) (string, error) {
+	changes, err := m.client.Changes(ctx)
+	if err != nil {
+		return "", err
+	}
+	if len(changes) != 1 || changes[0].Phase != "waiting" {
+		return "", fmt.Errorf("no change waits: %+v", changes)
+	}
+	return changes[0].ID, nil
 }
 
 // decide confirms or cancels the change that waits.
@@ -186,10 +201,38 @@ func (m mover) over(ctx context.Context) error {
 }
 
 // count adds what is lost meanwhile to a row.
-func (m mover) count(ctx context.Context, row *Row, do func() error) (time.Duration, error) {
-	lost, took, err := lossless(ctx, m.lan, pingsEach, do)
+func (m mover) count(ctx context.Context, row *Row, pings int, do func() error) (time.Duration, error) {
+	lost, took, err := lossless(ctx, m.lan, pings, do)
 	row.Ours.Counted(Packets, float64(lost))
 	return took, err
+}
+
+// kept moves the NIC in and out for good, with a TCP stream all the while.
+func (m mover) kept(ctx context.Context, pings int, in, out, took, tcp *Row) error {
+	stream, err := startStream(m.lan)
+	if err != nil {
+		return err
+	}
+	t, err := m.count(ctx, in, pings, func() error { return m.in(ctx, "60s") })
+	if err != nil {
+		return err
+	}
+	took.Ours.Took(t)
+	if err := m.decide(ctx, m.client.Confirm); err != nil {
+		return err
+	}
+	if _, err := m.count(ctx, out, pings, func() error { return m.out(ctx) }); err != nil {
+		return err
+	}
+	if err := m.decide(ctx, m.client.Confirm); err != nil {
+		return err
+	}
+	timeouts, err := stream.end()
+	if err != nil {
+		return err
+	}
+	tcp.Ours.Counted(Times, float64(timeouts))
+	return nil
 }
 
 func bridgedOurs(ctx context.Context, b *Bench, in, out, back, expired, took, tcp *Row) (err error) {
@@ -203,35 +246,15 @@ func bridgedOurs(ctx context.Context, b *Bench, in, out, back, expired, took, tc
 		return err
 	}
 	defer func() { _ = h.stopDaemon(unix.SIGTERM); h.client.Close() }()
-	m := mover{h, lan}
+	m := mover{lan, h.client, h.run}
 	for range b.runs(10, 1) {
-		stream, err := startStream(lan)
-		if err != nil {
+		if err := m.kept(ctx, pingsEach, in, out, took, tcp); err != nil {
 			return err
 		}
-		t, err := m.count(ctx, in, func() error { return m.in(ctx, "60s") })
-		if err != nil {
+		if _, err := m.count(ctx, back, pingsEach, func() error { return errors.Join(m.in(ctx, "60s"), m.decide(ctx, h.client.Cancel)) }); err != nil {
 			return err
 		}
-		took.Ours.Took(t)
-		if err := m.decide(ctx, h.client.Confirm); err != nil {
-			return err
-		}
-		if _, err := m.count(ctx, out, func() error { return m.out(ctx) }); err != nil {
-			return err
-		}
-		if err := m.decide(ctx, h.client.Confirm); err != nil {
-			return err
-		}
-		timeouts, err := stream.end()
-		if err != nil {
-			return err
-		}
-		tcp.Ours.Counted(Times, float64(timeouts))
-		if _, err := m.count(ctx, back, func() error { return errors.Join(m.in(ctx, "60s"), m.decide(ctx, h.client.Cancel)) }); err != nil {
-			return err
-		}
-		if _, err := m.count(ctx, expired, func() error { return errors.Join(m.in(ctx, "1s"), m.over(ctx)) }); err != nil {
+		if _, err := m.count(ctx, expired, pingsEach, func() error { return errors.Join(m.in(ctx, "1s"), m.over(ctx)) }); err != nil {
 			return err
 		}
 	}

@@ -98,7 +98,12 @@ func bridgedPeer(ctx context.Context, b *Bench, p peer, in, out, took, tcp *Row)
 	if err := sh(p.prepare); err != nil {
 		return err
 	}
-	for range b.runs(5, 1) {
+	return p.moves(ctx, lan, b.runs(5, 1), sh, in, out, took, tcp)
+}
+
+// moves moves the NIC of a LAN's host in and out some times, by scripts that sh runs on the host.
+func (p peer) moves(ctx context.Context, lan *nettest.LAN, runs int, sh func(string) error, in, out, took, tcp *Row) error {
+	for range runs {
 		if err := settled(ctx, lan, nettest.HostANIC); err != nil {
 			return err
 		}

@@ -21,6 +21,9 @@ type Row struct {
 	Failed string
 }
 
+// bare is the same row before anything was measured.
+func (r Row) bare() Row { return Row{Work: r.Work, Target: r.Target} }
+
 // Target is what a row must reach. The zero value is none: the row informs.
 type Target struct {
 	Text string

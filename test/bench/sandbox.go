@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -62,11 +63,8 @@ func beInit() int {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return complain(fmt.Errorf("keep mounts to ourselves: %w", err))
 	}
-	for _, kind := range []string{"proc", "sysfs"} {
-		at := "/" + strings.TrimSuffix(kind, "fs")
-		if err := unix.Mount(kind, at, kind, 0, ""); err != nil {
-			return complain(fmt.Errorf("mount %s: %w", at, err))
-		}
+	if err := mounts(os.Getenv(scratchEnv)); err != nil {
+		return complain(err)
 	}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
@@ -98,6 +96,29 @@ func beInit() int {
 			return 128 + int(status.Signal())
 		}
 	}
+}
+
+// mounts makes /proc and /sys those of the namespaces. The control groups are the machine's: a whole
+// host under systemd stands on them.
+func mounts(scratch string) error {
+	const groups = "/sys/fs/cgroup"
+	kept := filepath.Join(scratch, "cgroup")
+	if err := os.Mkdir(kept, 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mount(groups, kept, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("keep control groups: %w", err)
+	}
+	for _, kind := range []string{"proc", "sysfs"} {
+		at := "/" + strings.TrimSuffix(kind, "fs")
+		if err := unix.Mount(kind, at, kind, 0, ""); err != nil {
+			return fmt.Errorf("mount %s: %w", at, err)
+		}
+	}
+	if err := unix.Mount(kept, groups, "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("keep control groups: %w", err)
+	}
+	return nil
 }
 
 // traces is what measuring could leave behind on the machine.
