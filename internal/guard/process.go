@@ -74,6 +74,9 @@ func (p *Process) Run(ctx context.Context) error {
 
 // look looks once, and acts if it is time.
 func (p *Process) look(ctx context.Context) (over bool, err error) {
+	// The clock first: between the two the machine may be suspended, and the daemon
+	// go on with a later deadline.
+	now := p.Runner.Boottime()
 	t, err := readCopy(p.RunDir, p.ID)
 	if errors.Is(err, fs.ErrNotExist) {
 		return true, nil
@@ -81,7 +84,7 @@ func (p *Process) look(ctx context.Context) (over bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	late := time.Duration(p.Runner.Boottime() - t.Deadline)
+	late := time.Duration(now - t.Deadline)
 	lock, err := TryLock(p.RunDir, Guard)
 	var held *HeldError
 	if errors.As(err, &held) {
