@@ -22,7 +22,8 @@ const (
 type Profile struct {
 	// Stage is Reserved, Runtime or Permanent.
 	Stage string
-	// Manager is the program's name: ifupdown, ifupdown2, networkd, netplan, networkmanager or none.
+	// Manager is the program's name: ifupdown, ifupdown2, networkd, netplan,
+	// netplan-networkmanager, networkmanager or none.
 	Manager string
 	Bridge  string
 	// Uplinks are the names of the ports, in order, separated by blanks. The

@@ -18,6 +18,7 @@ const (
 	IfUpDown2      = "ifupdown2"
 	Networkd       = "networkd"
 	Netplan        = "netplan"
+	NetplanNM      = "netplan-networkmanager" // netplan with NetworkManager as renderer
 	NetworkManager = "networkmanager"
 	None           = "none"
 )
@@ -65,8 +66,6 @@ type Description struct {
 	Client []string `json:"client,omitempty"`
 	// Connection is NetworkManager's UUID of the connection that the link has.
 	Connection string `json:"connection,omitempty"`
-	// Renderer is who carries out what netplan says: Networkd or NetworkManager.
-	Renderer string `json:"renderer,omitempty"`
 	// Lines are what ip(8) has to be told, without the link's name, where nobody manages it.
 	Lines []string `json:"lines,omitempty"`
 	// RouteMetric is NetworkManager's default for the link's routes.
@@ -187,7 +186,7 @@ type manager interface {
 // netplan before the program that carries it out, and files that nobody may read
 // any more, such as ifupdown's, after the daemons.
 func managers() []manager {
-	return []manager{netplan{}, networkd{}, networkManager{}, ifupdown{}, ifupdown2{}}
+	return []manager{netplan{}, networkd{}, netplanNM{}, networkManager{}, ifupdown{}, ifupdown2{}}
 }
 
 func managerOf(name string) (manager, error) {
@@ -248,7 +247,7 @@ func lookForCloudInit(t tree, d *Description) {
 	if !t.exists("/etc/cloud/cloud.cfg") || t.exists("/etc/cloud/cloud-init.disabled") {
 		return
 	}
-	for _, f := range t.glob("/etc/cloud/cloud.cfg.d/*.cfg") {
+	for _, f := range append(t.glob("/etc/cloud/cloud.cfg.d/*.cfg"), "/etc/cloud/cloud.cfg") {
 		text := strings.ReplaceAll(t.text(f), " ", "")
 		if path.Base(f) != path.Base(cloudInitOff) && strings.Contains(text, "network:{config:disabled}") || strings.Contains(text, "network:\nconfig:disabled") {
 			return

@@ -21,8 +21,8 @@ type file struct {
 	// Scratch files are written to by the programs that use them, such as leases:
 	// they go as they are, and nobody "edited" them.
 	Scratch bool
-	// Passing files may be taken away by us before their profile is: that one is gone
-	// is nobody's doing.
+	// Passing files may be taken away, by us, or written anew, by the program that makes
+	// them, before their profile goes: that is nobody's doing.
 	Passing bool
 }
 
@@ -137,9 +137,9 @@ func (f file) wayBack(there []byte, attic string) wayBack {
 	switch {
 	case restored:
 		return wayBack{done: true}
-	case f.Before == nil && (same || f.Scratch):
+	case f.Before == nil && (same || f.Scratch || f.Passing):
 		return wayBack{}
-	case same, there == nil && f.Passing:
+	case same, f.Passing:
 		return wayBack{content: f.Before}
 	case there == nil:
 		return wayBack{content: f.Before, note: fmt.Sprintf("%s was deleted since it was changed for the bridge: it is put back as it was before", f.Path)}

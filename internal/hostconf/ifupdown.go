@@ -87,7 +87,7 @@ func readInterfaces(d *Description, file string, l interfacesLine) bool {
 			switch key {
 			case "bridge-ports":
 				d.Bridge = l.stanza
-			case "bond-slaves", "vlan-raw-device", "bond-primary":
+			case "bond-slaves", "slaves", "vlan-raw-device", "bond-primary":
 				d.cannot("%s makes it a part of %s (%s)", file, l.stanza, key)
 			}
 		}
@@ -148,11 +148,11 @@ func readMethod(d *Description, fields []string) {
 func (ifupdown) runtime(tree, host.Profile, Description) ([]file, error) { return nil, nil }
 
 func (ifupdown) permanent(t tree, p host.Profile, d Description) ([]file, error) {
-	out, err := rewriteInterfaces(t, p, d, (*rewriting).byHooks)
+	out, stacked, err := rewriteInterfaces(t, p, d, (*rewriting).byHooks)
 	if err != nil {
 		return nil, err
 	}
-	files, err := ifstateFiles(t, p, d)
+	files, err := ifstateFiles(t, p, d, stacked)
 	if err != nil {
 		return nil, err
 	}
@@ -161,26 +161,30 @@ func (ifupdown) permanent(t tree, p host.Profile, d Description) ([]file, error)
 }
 
 // rewriteInterfaces says what the files will be; making is the lines that make the
-// bridge.
-func rewriteInterfaces(t tree, p host.Profile, d Description, making func(*rewriting) []string) ([]file, error) {
+// bridge. stacked says that ifup makes the uplink itself.
+func rewriteInterfaces(t tree, p host.Profile, d Description, making func(*rewriting) []string) (out []file, stacked bool, err error) {
 	r := &rewriting{p: p, nic: d.Link, making: making}
-	var out []file
 	// In all files: "auto" may stand in another than the stanza.
 	all, err := interfacesFiles(t)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
+	texts := map[string]string{}
 	for _, f := range all {
 		b, err := t.read(f)
 		if err != nil {
-			return nil, fmt.Errorf("read %s: %w", f, err)
+			return nil, false, fmt.Errorf("read %s: %w", f, err)
 		}
-		if after := r.rewrite(string(b)); after != string(b) {
+		texts[f] = string(b)
+		r.stacked = r.stacked || madeByStanza(r.nic, parseInterfaces(texts[f]))
+	}
+	for _, f := range all {
+		if after := r.rewrite(texts[f]); after != texts[f] {
 			out = append(out, file{Path: f, After: []byte(after)})
 		}
 	}
 	if !r.made {
-		return nil, fmt.Errorf("no file has an iface stanza for %s any more", d.Link)
+		return nil, false, fmt.Errorf("no file has an iface stanza for %s any more", d.Link)
 	}
 	// Below the stanza, in the file that has it.
 	for i := range out {
@@ -193,12 +197,13 @@ func rewriteInterfaces(t tree, p host.Profile, d Description, making func(*rewri
 			break
 		}
 	}
-	return out, nil
+	return out, r.stacked, nil
 }
 
 // ifstateFiles is what ifup remembers: that it brought the bridge up, and not the
-// NIC. Without it "ifdown br0" would say that the bridge is not configured.
-func ifstateFiles(t tree, p host.Profile, d Description) ([]file, error) {
+// NIC, unless that is a link of ifup's making. Without it "ifdown br0" would say that
+// the bridge is not configured.
+func ifstateFiles(t tree, p host.Profile, d Description, stacked bool) ([]file, error) {
 	b, err := t.read(ifstate)
 	if err != nil || b == nil {
 		return nil, err
@@ -207,10 +212,15 @@ func ifstateFiles(t tree, p host.Profile, d Description) ([]file, error) {
 	for i, l := range out {
 		if l == d.Link+"="+d.Link+"\n" {
 			out[i] = p.Bridge + "=" + p.Bridge + "\n"
+			if stacked {
+				out[i] = l + out[i]
+			}
 		}
 	}
 	files := []file{{Path: ifstate, After: []byte(strings.Join(out, ""))}}
-	if t.exists(ifstate + "." + d.Link) {
+	if stacked {
+		files = append(files, file{Path: ifstate + "." + p.Bridge, After: []byte(p.Bridge + "=" + p.Bridge + "\n"), Scratch: true})
+	} else if t.exists(ifstate + "." + d.Link) {
 		files = append(files, file{Path: ifstate + "." + d.Link},
 			file{Path: ifstate + "." + p.Bridge, After: []byte(p.Bridge + "=" + p.Bridge + "\n"), Scratch: true})
 	}
@@ -248,8 +258,12 @@ func dropIfstate(t tree, p host.Profile) error {
 	}
 	nic := firstUplink(p)
 	out := lines(b)
+	up := slices.Contains(out, nic+"="+nic+"\n")
 	for i, l := range out {
-		if strings.HasPrefix(l, p.Bridge+"=") {
+		switch {
+		case strings.HasPrefix(l, p.Bridge+"=") && up:
+			out[i] = ""
+		case strings.HasPrefix(l, p.Bridge+"="):
 			out[i] = nic + "=" + nic + "\n"
 		}
 	}

@@ -45,7 +45,7 @@ func (ifupdown2) describe(_ context.Context, t tree, d *Description) (bool, erro
 }
 
 func (ifupdown2) permanent(t tree, p host.Profile, d Description) ([]file, error) {
-	out, err := rewriteInterfaces(t, p, d, (*rewriting).byOptions)
+	out, _, err := rewriteInterfaces(t, p, d, (*rewriting).byOptions)
 	if err != nil {
 		return nil, err
 	}

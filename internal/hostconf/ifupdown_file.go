@@ -1,6 +1,7 @@
 package hostconf
 
 import (
+	"cmp"
 	"fmt"
 	"path"
 	"regexp"
@@ -107,31 +108,51 @@ func interfacesFiles(t tree) ([]string, error) {
 
 var sourceName = regexp.MustCompile(`^[a-zA-Z0-9_-]+$`)
 
-// What an option of a stanza is about: the NIC itself, which keeps it, or something
-// that a bridge of ours cannot have.
+// What an option of a stanza is about: the NIC itself, which keeps it, what makes a
+// bond or a VLAN, which keeps it too, or something that a bridge of ours cannot have.
 var (
-	nicOptions    = []string{"ethernet-", "hardware-", "link-speed", "link-duplex", "link-autoneg", "offload-", "ethtool-"}
-	cannotOptions = map[string]string{
-		"bond": "it is a part of a bond", "slaves": "it is a bond", "wpa": "it uses 802.1X or Wi-Fi (wpa_supplicant)",
-		"wireless": "it is a Wi-Fi station", "vlan": "it is a VLAN of another interface", "bridge": "it is a bridge or a port of one",
+	nicOptions     = []string{"ethernet-", "hardware-", "link-speed", "link-duplex", "link-autoneg", "offload-", "ethtool-"}
+	stackedOptions = []string{"bond-", "slaves", "vlan-"}
+	cannotOptions  = map[string]string{
+		"bond-master": "it is a part of a bond", "wpa": "it uses 802.1X or Wi-Fi (wpa_supplicant)",
+		"wireless": "it is a Wi-Fi station", "bridge": "it is a bridge or a port of one",
 	}
 	hooks = []string{"pre-up", "up", "post-up", "down", "pre-down", "post-down"}
 )
 
 // cannotOption says why a stanza's option cannot be moved, "" if it can.
 func cannotOption(key string) string {
-	word, _, _ := strings.Cut(strings.ReplaceAll(key, "_", "-"), "-")
-	return cannotOptions[word]
+	key = strings.ReplaceAll(key, "_", "-")
+	word, _, _ := strings.Cut(key, "-")
+	return cmp.Or(cannotOptions[key], cannotOptions[word])
 }
 
-func isNICOption(key string) bool {
-	return slices.ContainsFunc(nicOptions, func(p string) bool { return strings.HasPrefix(key, p) })
+func isNICOption(key string) bool { return hasPrefix(key, nicOptions) || isStackedOption(key) }
+
+func isStackedOption(key string) bool {
+	return hasPrefix(strings.ReplaceAll(key, "_", "-"), stackedOptions)
 }
+
+func hasPrefix(key string, prefixes []string) bool {
+	return slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(key, p) })
+}
+
+// madeByStanza says whether ifup makes the link itself: a bond, or a VLAN, which
+// may have no more than a name (interfaces(5), and the package vlan).
+func madeByStanza(nic string, all []interfacesLine) bool {
+	return vlanName.MatchString(nic) || slices.ContainsFunc(all, func(l interfacesLine) bool {
+		return l.stanza == nic && !l.head && len(l.fields) > 0 && isStackedOption(l.fields[0])
+	})
+}
+
+var vlanName = regexp.MustCompile(`\.[0-9]+$|^vlan[0-9]+$`)
 
 // rewriting is the state of one rewrite of all files of interfaces(5).
 type rewriting struct {
 	p   host.Profile
 	nic string
+	// stacked is set where ifup makes the link itself, and must do so before the bridge.
+	stacked bool
 	// making says which lines make the bridge.
 	making func(*rewriting) []string
 	// made is set when the lines that make the bridge are written: they stand in the
@@ -182,12 +203,17 @@ func (r *rewriting) rewrite(text string) string {
 }
 
 // autoLine brings up the bridge where the NIC was brought up. A bridge does not
-// appear by itself, so that no hotplug event would bring it up.
+// appear by itself, so that no hotplug event would bring it up. What ifup makes itself
+// comes before it: ifup goes by the order of these lines.
 func (r *rewriting) autoLine(l interfacesLine) string {
-	if l.fields[0] == "auto" {
-		return replaceWord(l.raw, r.nic, r.p.Bridge)
+	names := r.p.Bridge
+	if r.stacked {
+		names = r.nic + " " + names
 	}
-	line := "auto " + r.p.Bridge + "\n"
+	if l.fields[0] == "auto" {
+		return replaceWord(l.raw, r.nic, names)
+	}
+	line := "auto " + names + "\n"
 	if len(l.fields) > 2 {
 		rest := slices.DeleteFunc(slices.Clone(l.fields), func(w string) bool { return w == r.nic })
 		line = strings.Join(rest, " ") + "\n" + line
@@ -261,7 +287,7 @@ func (r *rewriting) port() string {
 	var b strings.Builder
 	for i, nic := range strings.Fields(r.p.Uplinks) {
 		b.WriteString("\n")
-		if i == 0 && len(r.kept) > 0 {
+		if i == 0 && len(r.kept) > 0 && !r.stacked {
 			b.WriteString("auto " + nic + "\n")
 		}
 		fmt.Fprintf(&b, "# Drawbridge: a port of %s.\niface %s inet manual\n", r.p.Bridge, nic)

@@ -11,8 +11,9 @@ import (
 	"drawbridge/internal/host"
 )
 
-// netplan is Canonical's YAML in front of systemd-networkd or NetworkManager. It
-// runs at boot and when it is called, and writes files for its renderer below /run.
+// netplan is Canonical's YAML in front of systemd-networkd; in front of NetworkManager
+// it is netplanNM. It runs at boot and when it is called, and writes files for its
+// renderer below /run.
 //
 // Before confirmation nothing is said to netplan: its renderer is told what it
 // would be told without netplan. Then the YAML is rewritten, for the next boot or
@@ -59,21 +60,26 @@ func (netplan) describe(_ context.Context, t tree, d *Description) (bool, error)
 	if !ok || state == "unmanaged" {
 		return false, nil
 	}
-	d.Definition, d.Renderer = id, Networkd
+	d.Definition = id
 	d.Evidence = append(d.Evidence, fmt.Sprintf("systemd-networkd has configured it (%s) with %s, which netplan made", state, source))
 	if err := describeNetworkd(t, d, source); err != nil {
 		return false, err
 	}
 	d.Generated = t.text(source) + "\n"
+	return true, readNetplanFiles(t, d)
+}
+
+// readNetplanFiles fills in what netplan's YAML says of d.Definition.
+func readNetplanFiles(t tree, d *Description) error {
 	found := false
 	for _, f := range netplanFiles(t) {
 		b, err := t.read(f)
 		if err != nil {
-			return false, fmt.Errorf("read %s: %w", f, err)
+			return fmt.Errorf("read %s: %w", f, err)
 		}
 		mine, err := readNetplan(d, f, b)
 		if err != nil {
-			return false, err
+			return err
 		}
 		if mine {
 			found = true
@@ -84,29 +90,35 @@ func (netplan) describe(_ context.Context, t tree, d *Description) (bool, error)
 		}
 	}
 	if !found {
-		d.cannot("no YAML file of netplan's has ethernets, %s any more", id)
+		d.cannot("no YAML file of netplan's has %s any more", d.Definition)
 	}
-	return true, nil
+	return nil
 }
 
-func (n netplan) permanent(t tree, p host.Profile, d Description) ([]file, error) {
+// rewriteNetplanFiles says what the YAML files will be.
+func rewriteNetplanFiles(t tree, p host.Profile, d Description) ([]file, error) {
 	var out []file
-	whole := true
-	others := strings.Fields(p.Uplinks)[1:]
 	for _, f := range d.Files {
-		if !strings.HasSuffix(f, ".yaml") {
+		if path.Ext(f) != ".yaml" {
 			continue
 		}
 		b, err := t.read(f)
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", f, err)
 		}
-		after, err := rewriteNetplan(b, d.Definition, p, others, whole)
+		after, err := rewriteNetplan(b, d, p, len(out) == 0)
 		if err != nil {
 			return nil, fmt.Errorf("rewrite %s: %w", f, err)
 		}
-		whole = false
 		out = append(out, file{Path: f, After: after})
+	}
+	return out, nil
+}
+
+func (n netplan) permanent(t tree, p host.Profile, d Description) ([]file, error) {
+	out, err := rewriteNetplanFiles(t, p, d)
+	if err != nil {
+		return nil, err
 	}
 	// netplan cannot say who the DHCP client is; a drop-in to what it makes can.
 	if id := identity(d); id != nil {

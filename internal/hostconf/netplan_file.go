@@ -11,13 +11,28 @@ import (
 	"drawbridge/internal/host"
 )
 
-// What netplan says of an Ethernet that is about the NIC and not about its
-// addresses; it stays there (netplan-yaml(5)).
+// What netplan says of a link that is about the NIC, the bond or the VLAN and not about
+// its addresses; it stays there (netplan-yaml(5)).
 var netplanNICKeys = []string{
 	"match", "set-name", "wakeonlan", "emit-lldp", "macaddress", "infiniband-mode", "renderer",
 	"virtual-function-count", "embedded-switch-mode", "delay-virtual-functions-rebind", "link",
 	"receive-checksum-offload", "transmit-checksum-offload", "tcp-segmentation-offload", "tcp6-segmentation-offload",
 	"generic-segmentation-offload", "generic-receive-offload", "large-receive-offload", "regulatory-domain", "networkmanager",
+	"interfaces", "parameters", "id",
+}
+
+// netplanKinds are the kinds of definitions that can become a port.
+var netplanKinds = []string{"ethernets", "bonds", "vlans"}
+
+// definition finds what a file says of a link, and of which kind that is; nil if it
+// says nothing.
+func definition(network *yaml.Node, id string) (kind string, def *yaml.Node) {
+	for _, kind := range netplanKinds {
+		if def := mapping(mapping(network, kind), id); def != nil {
+			return kind, def
+		}
+	}
+	return "", nil
 }
 
 // mapping finds the value of a key of a YAML mapping, nil if it is not there.
@@ -86,21 +101,21 @@ func hasAliases(n *yaml.Node) bool {
 	return n.Kind == yaml.AliasNode || slices.ContainsFunc(n.Content, hasAliases)
 }
 
-// rewriteNetplan turns one file into what it shall be: what it says of the Ethernet
-// id is said of the bridge, and what is about the NIC stays. whole adds what makes
-// the bridge; that is for the first of the files. Comments and keys that nobody
-// here knows go where their line goes.
-func rewriteNetplan(content []byte, id string, p host.Profile, ports []string, whole bool) ([]byte, error) {
+// rewriteNetplan turns one file into what it shall be: what it says of the link is said
+// of the bridge, and what is about the NIC stays. whole adds what makes the bridge;
+// that is for the first of the files. Comments and keys that nobody here knows go
+// where their line goes.
+func rewriteNetplan(content []byte, d Description, p host.Profile, whole bool) ([]byte, error) {
 	doc, network, err := parseNetplan(content)
 	if err != nil {
 		return nil, err
 	}
-	nic := mapping(mapping(network, "ethernets"), id)
+	kind, nic := definition(network, d.Definition)
 	if nic == nil && !whole {
 		return content, nil
 	}
 	if nic == nil || nic.Kind != yaml.MappingNode {
-		return nil, fmt.Errorf("it has no mapping for ethernets, %s", id)
+		return nil, fmt.Errorf("it has no mapping for %s", d.Definition)
 	}
 	bridge := child(child(network, "bridges"), p.Bridge)
 	var stays []*yaml.Node
@@ -117,8 +132,15 @@ func rewriteNetplan(content []byte, id string, p host.Profile, ports []string, w
 		}
 	}
 	nic.Content = stays
+	// It may be said of the link alone, or of all links of its kind.
+	for _, n := range []*yaml.Node{mapping(mapping(network, kind), "renderer"), mapping(nic, "renderer")} {
+		if n != nil {
+			put(bridge, "renderer", scalar(n.Value))
+		}
+	}
+	handOver(nic, bridge)
 	if whole {
-		dress(network, nic, bridge, id, p, ports)
+		dress(network, nic, bridge, p, d)
 	}
 	var out bytes.Buffer
 	enc := yaml.NewEncoder(&out)
@@ -141,25 +163,87 @@ func indentOf(content []byte) int {
 	return 2
 }
 
+// handOver splits what netplan hands through to NetworkManager, as the sections of
+// NetworkManager's own files are split: see bridgeKeyfile. It hands through even what it
+// does not know itself.
+func handOver(nic, bridge *yaml.Node) {
+	from := mapping(nic, "networkmanager")
+	if from == nil || from.Kind != yaml.MappingNode {
+		return
+	}
+	to := child(bridge, "networkmanager")
+	split := func(from, to *yaml.Node, moves, stays func(key string) bool) {
+		var kept []*yaml.Node
+		for i := 0; i+1 < len(from.Content); i += 2 {
+			key, value := from.Content[i], from.Content[i+1]
+			if moves(key.Value) {
+				to.Content = append(to.Content, key, value)
+			}
+			if stays(key.Value) {
+				kept = append(kept, key, value)
+			}
+		}
+		from.Content = kept
+	}
+	if through := mapping(from, "passthrough"); through != nil && through.Kind == yaml.MappingNode {
+		moves := func(key string) bool {
+			section, _, _ := strings.Cut(key, ".")
+			return section == "connection" || slices.Contains(bridgeSections, section)
+		}
+		split(through, child(to, "passthrough"), moves, func(key string) bool { return !moves(key) || aboutStart(strings.TrimPrefix(key, "connection.")) })
+	}
+	through := func(key string) bool { return key == "passthrough" }
+	split(from, to, func(key string) bool { return !through(key) }, through)
+}
+
 // dress says what makes the bridge and its ports.
-func dress(network, nic, bridge *yaml.Node, id string, p host.Profile, ports []string) {
-	put(bridge, "interfaces", list(append([]string{id}, ports...)...))
+func dress(network, nic, bridge *yaml.Node, p host.Profile, d Description) {
+	ports := strings.Fields(p.Uplinks)[1:]
+	put(bridge, "interfaces", list(append([]string{d.Definition}, ports...)...))
 	put(bridge, "macaddress", text(p.MAC))
 	parameters := child(bridge, "parameters")
+	delay := "0"
+	if p.STP && d.Connection != "" {
+		delay = "2" // the least that NetworkManager takes with STP
+	}
 	put(parameters, "stp", scalar(fmt.Sprint(p.STP)))
-	put(parameters, "forward-delay", scalar("0"))
-	quiet := func(n *yaml.Node) {
+	put(parameters, "forward-delay", scalar(delay))
+	quiet := func(n *yaml.Node, link string) {
 		put(n, "dhcp4", scalar("false"))
 		put(n, "dhcp6", scalar("false"))
-		put(n, "accept-ra", scalar("false"))
 		put(n, "link-local", list())
+		if d.Connection == "" {
+			put(n, "accept-ra", scalar("false"))
+			return
+		}
+		put(child(n, "networkmanager"), "uuid", text(portUUID(d, p.Bridge, link)))
 	}
-	quiet(nic)
+	quiet(nic, d.Link)
 	for _, port := range ports {
-		quiet(child(child(network, "ethernets"), port))
+		quiet(child(child(network, "ethernets"), port), port)
+	}
+	if d.Connection != "" {
+		dressForNM(bridge, p, d)
 	}
 	if strings.TrimSpace(nic.HeadComment) == "" {
 		nic.HeadComment = ""
+	}
+}
+
+// dressForNM names the bridge's connection, and the metric of its routes, which by
+// default is another for a bridge.
+func dressForNM(bridge *yaml.Node, p host.Profile, d Description) {
+	put(bridge, "renderer", scalar("NetworkManager"))
+	nm := child(bridge, "networkmanager")
+	put(nm, "uuid", text(bridgeUUID(d, p.Bridge)))
+	sections := parseSections(d.Generated)
+	for _, family := range []struct {
+		section string
+		Method
+	}{{"ipv4", d.IPv4}, {"ipv6", d.IPv6}} {
+		if d.RouteMetric != 0 && family.Method != (Method{}) && !has(sections, family.section, "route-metric") {
+			put(child(nm, "passthrough"), family.section+".route-metric", text(fmt.Sprint(d.RouteMetric)))
+		}
 	}
 }
 
@@ -175,7 +259,7 @@ func readNetplan(d *Description, file string, content []byte) (mine bool, err er
 	for _, kind := range []string{"bridges", "bonds", "vlans", "vrfs", "tunnels", "virtual-ethernets"} {
 		readNetplanStack(d, file, kind, mapping(network, kind))
 	}
-	nic := mapping(mapping(network, "ethernets"), d.Definition)
+	kind, nic := definition(network, d.Definition)
 	if nic == nil {
 		if mapping(mapping(network, "wifis"), d.Definition) != nil {
 			d.cannot("%s: %s is a Wi-Fi station, which cannot be a port of a bridge", file, d.Definition)
@@ -187,8 +271,8 @@ func readNetplan(d *Description, file string, content []byte) (mine bool, err er
 		d.cannot("%s uses YAML anchors, which cannot be rewritten safely", file)
 	}
 	for _, key := range []string{"auth", "openvswitch", "link"} {
-		if mapping(nic, key) != nil {
-			d.cannot("%s: ethernets, %s has %q, which a bridge cannot have", file, d.Definition, key)
+		if mapping(nic, key) != nil && (kind != "vlans" || key != "link") {
+			d.cannot("%s: %s, %s has %q, which a bridge cannot have", file, kind, d.Definition, key)
 		}
 	}
 	if name := mapping(mapping(nic, "match"), "name"); name != nil && (name.Kind != yaml.ScalarNode || strings.ContainsAny(name.Value, "*?[")) {

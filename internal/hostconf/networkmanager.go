@@ -1,6 +1,7 @@
 package hostconf
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,8 @@ import (
 //
 // The connection that the link had becomes the bridge's, under the same UUID:
 // what is derived from that (client identifiers, addresses, the lease's file)
-// stays, and so does what scripts know it by.
+// stays, and so does what scripts know it by. That of a bond or a VLAN stays where it is,
+// as it makes the link, and other connections may name it.
 type networkManager struct{}
 
 func (networkManager) name() string { return NetworkManager }
@@ -39,6 +41,12 @@ const (
 )
 
 func (networkManager) describe(ctx context.Context, t tree, d *Description) (bool, error) {
+	has, err := describeNM(ctx, t, d)
+	return has && !madeByNetplan(*d), err
+}
+
+// describeNM reads what NetworkManager has on the link, whoever wrote that.
+func describeNM(ctx context.Context, t tree, d *Description) (bool, error) {
 	if !t.running("NetworkManager") {
 		return false, nil
 	}
@@ -63,17 +71,11 @@ func (networkManager) describe(ctx context.Context, t tree, d *Description) (boo
 		d.cannot("its connection is not kept in a keyfile of NetworkManager's (%s)", orNothing(dev.file))
 		return true, nil
 	}
-	if strings.HasPrefix(path.Base(dev.file), "netplan-") {
-		d.cannot("its connection was made by netplan with NetworkManager as renderer, which is not known here; with systemd-networkd as renderer it is")
-	}
 	b, err := t.read(dev.file)
 	if err != nil {
 		return false, fmt.Errorf("read %s: %w", dev.file, err)
 	}
-	d.Files, d.Generated = []string{dev.file}, string(b)
-	readKeyfile(d, parseSections(d.Generated))
-	d.ClientID = dev.clientID
-	d.RouteMetric = 100 // its default for Ethernet
+	d.hasKeyfile(dev.file, string(b), dev)
 	for line := range strings.Lines(t.text(nmNote(t, d.Link))) {
 		if v, ok := strings.CutPrefix(line, "route-metric-default-effective="); ok {
 			if n, err := strconv.Atoi(strings.TrimSpace(v)); err == nil {
@@ -84,16 +86,25 @@ func (networkManager) describe(ctx context.Context, t tree, d *Description) (boo
 	return true, nil
 }
 
+// hasKeyfile fills in what the connection's file says.
+func (d *Description) hasKeyfile(name, text string, dev nmDevice) {
+	d.Connection, d.ClientID = dev.connection, dev.clientID
+	d.Files, d.Generated = []string{name}, text
+	readKeyfile(d, parseSections(text))
+	// Its defaults, where it has not noted which it took.
+	d.RouteMetric = cmp.Or(map[string]int{"bond": 300, "vlan": 400}[connectionType(text)], 100)
+}
+
 // nmNote is the file in which NetworkManager notes what it did with a link.
 func nmNote(t tree, link string) string { return nmDevices + strconv.Itoa(t.index(link)) }
 
 func (networkManager) runtime(t tree, p host.Profile, d Description) ([]file, error) {
-	if t.exists(nmEtc + portFile(p, firstUplink(p))) {
-		return nil, nil // it is for good already: this is a later boot
-	}
 	files := nmFiles(nmRun, p, d)
 	for i := range files {
 		files[i].Passing = true // see saved
+		if name := path.Base(files[i].Path); name != path.Base(d.Files[0]) && t.exists(nmEtc+name) {
+			return nil, nil // it is for good already: this is a later boot
+		}
 	}
 	return files, nil
 }
@@ -102,14 +113,22 @@ func (networkManager) permanent(_ tree, p host.Profile, d Description) ([]file, 
 	return nmFiles(nmEtc, p, d), nil
 }
 
+// nmFiles are the keyfiles of a bridge and of its ports, in this order.
 func nmFiles(dir string, p host.Profile, d Description) []file {
 	sections := parseSections(d.Generated)
-	files := []file{{Path: dir + path.Base(d.Files[0]), After: bridgeKeyfile(p, d, sections), Mode: 0o600}}
+	was := path.Base(d.Files[0])
+	files := []file{{Path: dir + was, After: bridgeKeyfile(p, d, sections), Mode: 0o600}}
+	if stacked(d) {
+		files[0].Path = dir + "drawbridge-" + p.Bridge + ".nmconnection"
+	}
 	for i, nic := range strings.Fields(p.Uplinks) {
+		name := portFile(p, nic)
 		if i > 0 {
 			sections = nil
+		} else if stacked(d) {
+			name = was
 		}
-		files = append(files, file{Path: dir + portFile(p, nic), After: portKeyfile(p, nic, d, sections), Mode: 0o600})
+		files = append(files, file{Path: dir + name, After: portKeyfile(p, nic, d, sections), Mode: 0o600})
 	}
 	return files
 }
@@ -137,7 +156,7 @@ func (networkManager) saved(ctx context.Context, t tree, p host.Profile, d Descr
 
 // connections says which connection each link of a bridge has.
 func connections(p host.Profile, d Description) map[string]string {
-	of := map[string]string{p.Bridge: d.Connection}
+	of := map[string]string{p.Bridge: bridgeUUID(d, p.Bridge)}
 	for _, nic := range strings.Fields(p.Uplinks) {
 		of[nic] = portUUID(d, p.Bridge, nic)
 	}

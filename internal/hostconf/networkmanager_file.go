@@ -16,7 +16,7 @@ func readKeyfile(d *Description, sections []section) {
 		switch sec {
 		case "connection":
 			switch {
-			case key == "type" && value != "ethernet" && value != "802-3-ethernet":
+			case key == "type" && !slices.Contains([]string{"ethernet", "802-3-ethernet", "bond", "vlan"}, value):
 				d.cannot("its connection is of type %s", value)
 			case key == "master" || key == "controller":
 				d.cannot("its connection says that it is a port of %s already", value)
@@ -70,11 +70,41 @@ var bridgeSections = []string{"ipv4", "ipv6", "proxy", "user", "hostname"}
 
 const nmTitle = "# Drawbridge: %s. \"drawbridge network rm\" puts things back.\n"
 
+// connectionType is what a keyfile says that it is.
+func connectionType(keyfile string) (kind string) {
+	settings(parseSections(keyfile), func(sec, key, value string) {
+		if sec == "connection" && key == "type" {
+			kind = value
+		}
+	})
+	return kind
+}
+
+// stacked says whether the link is one that its connection makes.
+func stacked(d Description) bool {
+	kind := connectionType(d.Generated)
+	return kind == "bond" || kind == "vlan"
+}
+
+// aboutStart says whether a setting of [connection] decides when it is brought up,
+// which a port's has to say too.
+func aboutStart(key string) bool {
+	return strings.HasPrefix(key, "autoconnect") && key != "autoconnect-slaves" && key != "autoconnect-ports"
+}
+
 func bridgeKeyfile(p host.Profile, d Description, sections []section) []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, nmTitle, "what "+d.Link+" had, now for the bridge that it is in")
 	drop := []string{"type", "interface-name", "autoconnect-slaves", "autoconnect-ports"}
-	writeKeyfile(&b, "connection", sections, drop, "type=bridge", "interface-name="+p.Bridge)
+	own := []string{"type=bridge", "interface-name=" + p.Bridge}
+	if stacked(d) {
+		drop = append(drop, "id", "uuid", "timestamp")
+		own = append(own, "id="+p.Bridge)
+	}
+	if stacked(d) || !has(sections, "connection", "uuid") {
+		own = append(own, "uuid="+bridgeUUID(d, p.Bridge))
+	}
+	writeKeyfile(&b, "connection", sections, drop, own...)
 	bridge := []string{"mac-address=" + strings.ToUpper(p.MAC), "stp=false", "forward-delay=0"}
 	if p.STP {
 		bridge = []string{"mac-address=" + strings.ToUpper(p.MAC), "stp=true", "forward-delay=2"}
@@ -99,16 +129,24 @@ func bridgeKeyfile(p host.Profile, d Description, sections []section) []byte {
 func portKeyfile(p host.Profile, nic string, d Description, sections []section) []byte {
 	var b strings.Builder
 	fmt.Fprintf(&b, nmTitle, nic+" is a port of "+p.Bridge)
-	lines := []string{"id=" + p.Bridge + " port " + nic, "uuid=" + portUUID(d, p.Bridge, nic), "type=ethernet",
-		"interface-name=" + nic, "master=" + p.Bridge, "slave-type=bridge"}
-	for _, s := range sections {
-		for _, line := range s.lines {
-			if key, _, _ := setting(line); s.name == "connection" && strings.HasPrefix(key, "autoconnect") && key != "autoconnect-slaves" && key != "autoconnect-ports" {
-				lines = append(lines, line)
+	if stacked(d) && sections != nil {
+		more := []string{"master=" + p.Bridge, "slave-type=bridge"}
+		if !has(sections, "connection", "uuid") {
+			more = append(more, "uuid="+d.Connection)
+		}
+		writeKeyfile(&b, "connection", sections, nil, more...)
+	} else {
+		lines := []string{"id=" + p.Bridge + " port " + nic, "uuid=" + portUUID(d, p.Bridge, nic), "type=ethernet",
+			"interface-name=" + nic, "master=" + p.Bridge, "slave-type=bridge"}
+		for _, s := range sections {
+			for _, line := range s.lines {
+				if key, _, _ := setting(line); s.name == "connection" && aboutStart(key) {
+					lines = append(lines, line)
+				}
 			}
 		}
+		writeKeyfile(&b, "connection", nil, nil, lines...)
 	}
-	writeKeyfile(&b, "connection", nil, nil, lines...)
 	done := map[string]bool{"connection": true}
 	for _, s := range sections {
 		if !done[s.name] && !slices.Contains(bridgeSections, s.name) {
@@ -144,10 +182,25 @@ func has(sections []section, name, key string) bool {
 	return found
 }
 
-// portUUID is the UUID of a port's connection: always the same for the same
-// connection, bridge and NIC (RFC 9562 section 5.8).
+// bridgeUUID is the UUID of the bridge's connection.
+func bridgeUUID(d Description, bridge string) string {
+	if stacked(d) {
+		return derivedUUID(d, "bridge", bridge)
+	}
+	return d.Connection
+}
+
+// portUUID is the UUID of a port's connection.
 func portUUID(d Description, bridge, nic string) string {
-	h := sha256.Sum256([]byte("drawbridge port\x00" + d.Connection + "\x00" + bridge + "\x00" + nic))
+	if stacked(d) && nic == d.Link {
+		return d.Connection
+	}
+	return derivedUUID(d, "port", bridge, nic)
+}
+
+// derivedUUID is always the same for the same connection and words (RFC 9562 section 5.8).
+func derivedUUID(d Description, kind string, names ...string) string {
+	h := sha256.Sum256([]byte("drawbridge " + kind + "\x00" + d.Connection + "\x00" + strings.Join(names, "\x00")))
 	h[6], h[8] = h[6]&0x0f|0x80, h[8]&0x3f|0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", h[:4], h[4:6], h[6:8], h[8:10], h[10:16])
 }

@@ -33,6 +33,8 @@ func TestBridged(t *testing.T) {
 var reloads = map[string]string{
 	hostconf.Networkd: "networkctl reload", hostconf.Netplan: "networkctl reload",
 	hostconf.NetworkManager: "nmcli connection reload", hostconf.IfUpDown2: "ifreload -a",
+	// systemd runs netplan, which writes NetworkManager's files anew.
+	hostconf.NetplanNM: "systemctl daemon-reload; nmcli connection reload",
 }
 
 // pendingChange is what the client says of a change that waits.
@@ -96,6 +98,7 @@ func testBridged(t *testing.T, c managerCase) {
 			h.lossless(t, c, reload, func() { h.sh(t, reload) })
 			h.wantBridge(t, c)
 		}
+		h.sh(t, c.again)
 		h.reboot(t, c.address())
 		h.wantBridge(t, c)
 		h.sh(t, c.bridged)
@@ -118,8 +121,10 @@ func testBridged(t *testing.T, c managerCase) {
 			h.run(t, "drawbridge", "change", "confirm", ch.ID)
 		})
 		asBefore(t)
+		h.sh(t, c.last)
 		h.reboot(t, c.address())
 		asBefore(t)
+		h.sh(t, c.gone)
 		if c.dhcp {
 			h.wantOneLease(t)
 		}
@@ -239,9 +244,9 @@ func TestRefused(t *testing.T) {
 		why string
 	}{
 		{managerCase{
-			name: "netplan with NetworkManager", services: []string{"NetworkManager"}, dhcp: true,
-			files: map[string]string{"/etc/netplan/01-nm.yaml": "network:\n  version: 2\n  renderer: NetworkManager\n  ethernets:\n    enp6s18: {dhcp4: true}\n"},
-		}, "netplan with NetworkManager as renderer"},
+			name: "netplan with NetworkManager and anchors", services: []string{"NetworkManager"}, dhcp: true,
+			files: map[string]string{"/etc/netplan/01-nm.yaml": "network:\n  version: 2\n  renderer: NetworkManager\n  ethernets:\n    enp6s18: {dhcp4: &yes true, dhcp6: *yes}\n"},
+		}, "YAML anchors"},
 		{managerCase{
 			name: "networkd with a VLAN on it", services: []string{"systemd-networkd"},
 			files: map[string]string{"/etc/systemd/network/20-lan.network": "[Match]\nName=enp6s18\n\n[Network]\nAddress=192.168.99.66/24\nVLAN=vlan5\n"},

@@ -53,6 +53,10 @@ func newManaged(t *testing.T, root string, files map[string]string, services ...
 	nettest.Need(t, "dnsmasq")
 	h := &managed{whole: newHost(t, "scripts/managers-root", root)}
 	h.write(t, "/etc/hostname", "host\n")
+	if files["/var/lib/cloud/seed/nocloud/meta-data"] == "" {
+		// It would take this machine's cloud for the host's.
+		h.write(t, "/etc/cloud/cloud-init.disabled", "")
+	}
 	for name, content := range files {
 		h.write(t, name, content)
 	}

@@ -23,8 +23,10 @@ type managerCase struct {
 	dhcp     bool
 	// before runs on the host after each boot while its NIC is in no bridge.
 	before string
-	// bridged must succeed on the host while the bridge is there for good.
-	bridged string
+	// again and last are done before the host is rebooted with the bridge, and
+	// without it; bridged must succeed after the one and gone after the other.
+	again, bridged string
+	last, gone     string
 	// edit is what somebody does to the manager's files while the bridge stands, and
 	// edited the file that has it afterwards, and what. None: the case is like another.
 	edit   string
@@ -37,6 +39,11 @@ func (c managerCase) address() string {
 	}
 	return managedStatic
 }
+
+const seed = "/var/lib/cloud/seed/nocloud/meta-data"
+
+// desktop is what an Ubuntu desktop's installer writes.
+const desktop = "# Let NetworkManager manage all devices on this system\nnetwork:\n  version: 2\n  renderer: NetworkManager\n"
 
 var managerCases = []managerCase{
 	{
@@ -54,13 +61,19 @@ var managerCases = []managerCase{
 		edit:  "sed -i 's/search: \\[lan.example\\]/search: [lan.example, mine.example]/' /etc/netplan/01-lan.yaml; netplan get >/dev/null", edited: [2]string{"/etc/netplan/01-lan.yaml", "search: [lan.example, mine.example]"},
 	},
 	{
-		// As an image for clouds has it, where cloud-init writes the file at boot.
+		// As a cloud has it: cloud-init is told what the network is and writes netplan's file at
+		// boot, anew whenever it finds itself in another instance than at the last boot.
 		name: "netplan-dhcp", manager: hostconf.Netplan, services: []string{"systemd-networkd"}, dhcp: true,
 		files: map[string]string{
-			"/etc/netplan/50-cloud-init.yaml": "# This file is generated from information provided by the datasource.  Changes\n# to it will not persist across an instance reboot.\nnetwork:\n    version: 2\n    ethernets:\n        lan: {dhcp4: true, match: {name: enp6s18}}\n",
-			"/etc/cloud/cloud.cfg":            "preserve_hostname: false\n",
+			"/etc/cloud/cloud.cfg.d/90-test.cfg":         "datasource_list: [NoCloud]\nsystem_info: {network: {renderers: [netplan]}}\ncloud_init_modules: []\ncloud_config_modules: []\ncloud_final_modules: []\n",
+			"/var/lib/cloud/seed/nocloud/meta-data":      "instance-id: first\n",
+			"/var/lib/cloud/seed/nocloud/user-data":      "#cloud-config\n",
+			"/var/lib/cloud/seed/nocloud/network-config": "version: 2\nethernets:\n  lan: {dhcp4: true, match: {name: enp6s18}}\n",
 		},
-		bridged: "grep -qx 'network: {config: disabled}' /etc/cloud/cloud.cfg.d/99-drawbridge-network.cfg",
+		again:   "echo 'instance-id: second' >" + seed,
+		bridged: "[ $(cat /var/lib/cloud/data/instance-id) = second ]; grep -qx 'network: {config: disabled}' /etc/cloud/cloud.cfg.d/99-drawbridge-network.cfg",
+		last:    "echo 'instance-id: third' >" + seed + "; echo '# stale' >>/etc/netplan/50-cloud-init.yaml",
+		gone:    "[ $(cat /var/lib/cloud/data/instance-id) = third ]; ! grep stale /etc/netplan/50-cloud-init.yaml",
 	},
 	{
 		name: "ifupdown-static", manager: hostconf.IfUpDown, services: []string{"networking"},
@@ -90,8 +103,26 @@ var managerCases = []managerCase{
 		files: map[string]string{"/etc/NetworkManager/system-connections/lan.nmconnection": "[connection]\nid=Office\nuuid=11111111-2222-3333-4444-555555555555\ntype=ethernet\n\n[ipv4]\nmethod=auto\n\n[ipv6]\naddr-gen-mode=eui64\nmethod=auto\n"},
 	},
 	{
-		// Without any file NetworkManager makes a connection up, "Wired connection 1".
+		// Without any file NetworkManager makes a connection up, "Wired connection 1", also
+		// where netplan only says that it shall, as on Ubuntu's desktops.
 		name: "networkmanager-nofile", manager: hostconf.NetworkManager, services: []string{"NetworkManager"}, dhcp: true,
+		files: map[string]string{"/etc/netplan/01-network-manager-all.yaml": desktop},
+	},
+	{
+		name: "netplan-nm-static", manager: hostconf.NetplanNM, services: []string{"NetworkManager"},
+		files: map[string]string{
+			"/etc/netplan/01-network-manager-all.yaml": desktop,
+			"/etc/netplan/60-lan.yaml":                 "# The LAN\nnetwork:\n  version: 2\n  ethernets:\n    enp6s18: # the only NIC\n      addresses: [192.168.99.66/24]\n      routes:\n        - to: default\n          via: 192.168.99.1\n      # the router\n      nameservers:\n        addresses: [192.168.99.1]\n        search: [lan.example]\n",
+		},
+		edit: "sed -i 's/search: \\[lan.example\\]/search: [lan.example, mine.example]/' /etc/netplan/60-lan.yaml; netplan get >/dev/null", edited: [2]string{"/etc/netplan/60-lan.yaml", "search: [lan.example, mine.example]"},
+	},
+	{
+		// As NetworkManager of Ubuntu since 23.10 writes a connection of its own.
+		name: "netplan-nm-dhcp", manager: hostconf.NetplanNM, services: []string{"NetworkManager"}, dhcp: true,
+		files: map[string]string{
+			"/etc/netplan/01-network-manager-all.yaml":                     desktop,
+			"/etc/netplan/90-NM-11111111-2222-3333-4444-555555555555.yaml": "network:\n  version: 2\n  ethernets:\n    NM-11111111-2222-3333-4444-555555555555:\n      renderer: NetworkManager\n      match:\n        name: \"enp6s18\"\n      dhcp4: true\n      networkmanager:\n        uuid: \"11111111-2222-3333-4444-555555555555\"\n        name: \"Wired connection 1\"\n        passthrough:\n          connection.timestamp: \"1700000000\"\n          ethernet._: \"\"\n          proxy._: \"\"\n",
+		},
 	},
 	{
 		name: "none", manager: hostconf.None,
@@ -144,7 +175,12 @@ func testManager(t *testing.T, c managerCase) {
 	chapter("in for good", func(t *testing.T) {
 		h.lossless(t, c, "in", func() {
 			h.goIn(t, c)
+			// Any package's installation does this; systemd runs netplan then.
+			h.sh(t, "systemctl daemon-reload")
 			h.do(t, "make", host.Permanent, c.manager)
+			if c.manager == hostconf.NetplanNM {
+				h.sh(t, "nmcli connection reload")
+			}
 		})
 		var seen []json.RawMessage
 		h.profile(t, &seen, "observe")
@@ -152,8 +188,10 @@ func testManager(t *testing.T, c managerCase) {
 			t.Errorf("observed %s", seen)
 		}
 		h.wantBridge(t, c)
+		h.sh(t, c.again)
 		h.reboot(t, c.address())
 		h.wantBridge(t, c)
+		h.sh(t, c.bridged)
 		// As the daemon does at start.
 		h.do(t, "make", host.Reserved, c.manager)
 		h.batch(t, []string{"link add vnet0 type veth peer name vguest0", "link set vnet0 master " + managedBridge + " up"})
@@ -163,9 +201,11 @@ func testManager(t *testing.T, c managerCase) {
 		h.lossless(t, c, "out", func() { h.goOut(t, c, host.Permanent) })
 		h.wantNetwork(t, before)
 		h.wantConfiguration(t, files)
+		h.sh(t, c.last)
 		h.reboot(t, c.address())
 		h.wantNetwork(t, before)
 		h.wantConfiguration(t, files)
+		h.sh(t, c.gone)
 	})
 }
 
@@ -247,7 +287,7 @@ func (h *managed) wantBridge(t *testing.T, c managerCase) {
 		has := slices.ContainsFunc(b.AddrInfo, func(a struct{ Local string }) bool { return a.Local == c.address() })
 		// Without STP a port forwards at once (br_make_forwarding in the kernel's
 		// net/bridge/br_stp.c), and NetworkManager leaves its delay alone.
-		delayed := b.Linkinfo.InfoData.ForwardDelay != 0 && c.manager != hostconf.NetworkManager
+		delayed := b.Linkinfo.InfoData.ForwardDelay != 0 && c.manager != hostconf.NetworkManager && c.manager != hostconf.NetplanNM
 		if b.Address != managedMAC || b.Mtu != 1500 || delayed || b.Linkinfo.InfoData.STPState != 0 || !has {
 			return fmt.Errorf("the bridge is %+v", b)
 		}
