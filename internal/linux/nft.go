@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -46,7 +47,17 @@ type nftAdapter struct {
 	texts map[string]string
 	// tableFlags are those that our tables are made with; see OwnTables.
 	tableFlags uint32
+	// kept is what our tables held in generation keptAt, nil if that is not known.
+	// As long as the kernel's generation is that, nobody changed a rule, and there is
+	// no need to read some fifty sets again. (It stays the same when the kernel drops
+	// the table of a program that ended, or a set's element runs out: ours stay, and
+	// have no such elements.)
+	kept   host.State
+	keptAt uint32
 }
+
+// keptMost bounds what is kept, in resources: some 3 MB.
+const keptMost = 10_000
 
 // newNFT opens the conversation with nf_tables in this network namespace.
 func newNFT() (*nftAdapter, error) {
@@ -84,19 +95,37 @@ func (a *nftAdapter) observe(ctx context.Context, keys []host.Key) (host.State, 
 		if err != nil {
 			return nil, err
 		}
+		if a.kept != nil && a.keptAt == before && onlyOurs(keys) {
+			if keys == nil {
+				return maps.Clone(a.kept), nil
+			}
+			return a.kept.Only(keys), nil
+		}
 		seen = host.State{}
-		if err := a.read(keys, seen); err != nil && !errors.Is(err, unix.EINTR) {
-			return nil, err
+		readErr := a.read(keys, seen)
+		if readErr != nil && !errors.Is(readErr, unix.EINTR) {
+			return nil, readErr
 		}
 		now, err := a.sock.generation()
 		if err != nil {
 			return nil, err
 		}
 		if now == before {
+			if keys == nil && readErr == nil && len(seen) <= keptMost {
+				a.kept, a.keptAt = maps.Clone(seen), now
+			}
 			break
 		}
 	}
 	return seen, nil
+}
+
+// onlyOurs says whether all keys are of our tables: those of others are not kept.
+func onlyOurs(keys []host.Key) bool {
+	return !slices.ContainsFunc(keys, func(k host.Key) bool {
+		t, _, _, err := splitKey(k)
+		return err != nil || !slices.Contains(ourTables, t)
+	})
 }
 
 func (a *nftAdapter) view() *nftView {

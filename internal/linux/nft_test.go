@@ -292,6 +292,7 @@ func TestDrift(t *testing.T) {
 			a := freshNFT(t)
 			want := twoNetworks()
 			mustApply(t, a, making(want))
+			checkSeen(t, a, want) // and kept from here on, until somebody changes a rule
 			c.change(t)
 			drifted := nftOutput(t, "-s", "list", "ruleset")
 			seen := mustObserve(t, a, nil)
