@@ -22,8 +22,9 @@ func (a *app) topologyCommand() *cobra.Command {
 		Use: "topology", Short: "Draw LAN, NICs, forwards, bridges, taps and guests", Args: cobra.NoArgs,
 		Long: `Draw the host's network as it is just now: the LAN and its gateway, the NICs, the forwards
 (doors) that are open, every bridge as a rail, drawbridge's or not, and the guests plugged into
-it. A filled dot is a guest that is up; what is not as it should be says why after a "!". More
-than 30 guests of one network are folded, unless --all.`,
+it. A filled dot is a guest that is up; what is not as it should be says why after a "!", what
+doctor found last with its code (drawbridge doctor says how it is mended). More than 30 guests of
+one network are folded, unless --all.`,
 		Example: `  drawbridge topology
   drawbridge topology --watch
   drawbridge topology --before-after 3f2a9c01      # what a change that waits brings and takes away

@@ -20,7 +20,7 @@ type lookout struct {
 	now    func() time.Time
 	wake   chan struct{}
 	latest atomic.Pointer[sight]
-	// gather, least, most and share are the constants below; tests have shorter ones.
+	// gather, least and most are the constants below; tests have shorter ones.
 	gather, least, most time.Duration
 }
 
@@ -34,9 +34,11 @@ const (
 	// gatherTime is how long what comes with an event is waited for.
 	gatherTime = 300 * time.Millisecond
 	// leastRest is between two looks, and restShare times what the last one took: of a
-	// busy host's time at most a thirtieth is spent.
-	leastRest = 2 * time.Second
-	restShare = 30
+	// busy host's time a thirtieth is spent. One that waited for a change to be over
+	// took long and did little: longestRest is the most.
+	leastRest   = 2 * time.Second
+	restShare   = 30
+	longestRest = 10 * time.Second
 	// mostRest is how old a sight gets without any event.
 	mostRest = time.Minute
 )
@@ -79,7 +81,7 @@ func (l *lookout) run(ctx context.Context) {
 		if found, err := l.look(ctx); err == nil {
 			l.latest.Store(&sight{l.now(), found})
 		}
-		rest(max(l.least, restShare*time.Since(began)))
+		rest(max(l.least, min(restShare*time.Since(began), longestRest)))
 		pause(l.most)
 	}
 }

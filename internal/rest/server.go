@@ -9,7 +9,8 @@
 // origin.go, the way in for browsers in web.go and sessions.go, the page itself
 // in package page, the
 // calls in networks.go, live.go and changes.go, descriptors in open.go, the
-// document's form in document.go, errors in problems.go.
+// document's form in document.go, errors in problems.go. What doctor found is kept at
+// hand for pictures in findings.go.
 package rest
 
 import (

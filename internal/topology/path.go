@@ -65,8 +65,9 @@ const (
 	twoColumns = 560
 	// mostLines is how many lines of what happened are drawn; hovering tells the rest.
 	mostLines = 4
-	hopGap    = 20
+	hopGap    = 16
 	endH      = 34
+	briefH    = 27
 	lineH     = 14
 )
 
@@ -75,6 +76,8 @@ type card struct {
 	Hop
 	Box
 	lines []string
+	// brief: what happened stands beside where.
+	brief bool
 	// mends: it is no hop, and says what would mend the one before.
 	mends bool
 }
@@ -132,6 +135,10 @@ func (c *column) shape(x, w int) {
 		}
 		one.lines = wrap(clean(one.What), room(w-32, 11), most)
 		one.X, one.W, one.H = x, w, 24+lineH*len(one.lines)+6
+		room := w - 44 - 8*cells(clean(one.Where)) - 6*cells(clean(one.Owner))
+		if one.brief = one.Verdict == Accepted && !one.mends && 7*cells(clean(one.What)) < room; one.brief {
+			one.H = briefH
+		}
 	}
 }
 

@@ -148,9 +148,9 @@ func (d *pathDrawing) column(c column, begin, end int) {
 	if len(c.cards) > 0 && c.cards[0].Back {
 		label = "and back"
 	}
-	y := begin + 14
+	y := begin + 12
 	if c.up {
-		y = begin - 7
+		y = begin - 5
 	}
 	d.put(`<text class="side" x="%d" y="%d">%s</text>`, c.x+36, y, label)
 }
@@ -197,6 +197,10 @@ func (d *pathDrawing) hop(c card) {
 		words = "warn"
 	case sign != "":
 		words = "mild"
+	}
+	if c.brief {
+		d.text("", c.X+24+8*cells(clean(c.Where)), c.Y+18, c.W, 11, c.What)
+		c.lines = nil
 	}
 	for i, line := range c.lines {
 		d.put(`<text class="%s" x="%d" y="%d">%s</text>`, words, c.X+16, c.Y+34+lineH*i, escaped(line))

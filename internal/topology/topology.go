@@ -7,9 +7,10 @@
 // nor who looks at the picture.
 //
 // Start reading at Graph below. Build in build.go makes the graph (outside.go,
-// switches.go, ports.go, doors.go are its parts); Compare in compare.go marks
+// switches.go, ports.go, doors.go, findings.go are its parts); Compare in compare.go marks
 // what a change adds and takes away; Layout in layout.go gives everything its
-// place; text.go, svg.go and mermaid.go draw.
+// place; text.go, svg.go and mermaid.go draw. The picture of a packet's path is one of
+// its own: path.go and path_svg.go.
 package topology
 
 import (

@@ -1,7 +1,7 @@
 // What is tried with the page, in this order: each test finds the host as the one
 // before left it.
 
-import {ask, db, equal, holds, launch, newPage, patience, settled} from './browser.mjs';
+import {ask, db, equal, holds, launch, newPage, patience, settled, shell} from './browser.mjs';
 
 const shots = process.env.SHOTS;
 const browser = await launch();
@@ -302,6 +302,150 @@ const tests = {
     return [page];
   },
 
+  // A firewall of somebody else stops guests: the cable is red, leads to the finding,
+  // the finding to its fix, and the fix lets packets pass again.
+  async findings() {
+    await ask('observe');
+    const page = await newPage(browser);
+    await settled(page);
+    await ask('reach');
+    await page.locator('.cable').first().waitFor({state: 'attached'});
+    equal(await page.locator('.cable.problem').count(), 0, 'red cables before');
+    await shell('nft "add table inet foreign; add chain inet foreign forward { type filter hook forward priority 5; policy drop; }"');
+    const rules = async () => JSON.parse(await shell('nft -j list chain inet foreign forward')).nftables.filter((x) => x.rule).length;
+    try {
+      await ask('cut');
+      const red = page.locator('.cable.problem[role=link]');
+      await red.first().waitFor({state: 'attached'});
+      await page.locator('.node.bridge.nat.problem', {hasText: 'default'}).waitFor();
+      await page.locator('#health', {hasText: 'fault'}).waitFor();
+      await shot(page, 'fault-1600-light');
+      // By keyboard, and by mouse.
+      await red.first().focus();
+      await page.keyboard.press('Enter');
+      const chosen = page.locator('.finding.chosen');
+      await chosen.getByRole('heading', {name: /-blocked$/}).waitFor();
+      await page.goBack();
+      // Somewhere on the line that is not below a box.
+      const [x, y] = await red.first().locator('.wire').evaluate((el) => {
+        const m = el.getScreenCTM();
+        for (let at = 0.02; at < 1; at += 0.02) {
+          const p = el.getPointAtLength(el.getTotalLength() * at).matrixTransform(m);
+          if (document.elementFromPoint(p.x, p.y)?.closest('.cable') === el.parentNode) return [p.x, p.y];
+        }
+        return [0, 0];
+      });
+      await page.mouse.move(x, y);
+      await page.locator('#tip').getByText('-blocked').waitFor();
+      await page.mouse.click(x, y);
+      await chosen.waitFor();
+      holds(await chosen.evaluate((el) => el.contains(document.activeElement)), 'the finding has not the focus');
+      await chosen.getByText('inet foreign forward').first().waitFor();
+      await shot(page, 'findings-1600-light');
+      // Who may only look sees it, and mends nothing.
+      const looks = await newPage(browser, {readOnly: true, width: 390, height: 844, scheme: 'dark'});
+      await settled(looks);
+      await looks.locator('#health', {hasText: 'fault'}).click();
+      await looks.locator('.finding.fault').first().waitFor();
+      equal(await looks.getByRole('button', {name: /^Mend/}).count(), 0, 'buttons for who may only look');
+      await shot(looks, 'findings-390-dark');
+      equal(await looks.evaluate(() => document.documentElement.scrollWidth), 390, 'width');
+      // Each fix by its plan, until nothing is wrong.
+      equal(await rules(), 0, 'rules before');
+      for (let i = 0; await page.locator('.finding.fault').count() > 0 && i < 6; i++) {
+        const before = await page.locator('.finding.fault').count();
+        await page.getByRole('button', {name: /^Mend/}).first().click();
+        await dialog(page).locator('.steps li').first().waitFor();
+        if (i === 0) await shot(page, 'mend');
+        await doIt(page);
+        await page.locator('.toast', {hasText: 'drawbridge undo'}).last().waitFor();
+        await until(async () => await page.locator('.finding.fault').count() < before, 'the finding goes');
+      }
+      holds(await rules() > 0, 'nft knows of no exception');
+      await ask('reach');
+      await page.locator('#tabs').getByRole('link', {name: 'Picture'}).click();
+      await page.locator('.node.bridge.nat.ok').waitFor();
+      equal(await page.locator('.cable.problem').count(), 0, 'red cables afterwards');
+      await go(page, 'Log');
+      await page.locator('tr', {hasText: 'mend guests-blocked of network default'}).first().waitFor();
+      return [page, looks];
+    } finally {
+      await shell('nft delete table inet foreign');
+      await ask('on');
+    }
+  },
+
+  async paths() {
+    const page = await newPage(browser);
+    await settled(page);
+    await page.keyboard.press('p');
+    await page.getByRole('heading', {level: 1, name: 'Paths'}).waitFor();
+    const from = page.getByLabel('From', {exact: true}), to = page.getByLabel('To', {exact: true});
+    await page.waitForFunction(() => ['lan', 'internet', 'host', 'web', 'build'].every((name) => [...document.querySelectorAll('#path-ends option')].some((o) => o.value === name)));
+    await page.keyboard.press('Enter');
+    equal(await from.getAttribute('aria-invalid'), 'true', 'an end that is missing');
+    await from.fill('web');
+    await to.fill('lan');
+    await page.keyboard.press('Enter');
+    await page.locator('.sentence.fine', {hasText: 'a ping from web reaches lan, and the answer comes back'}).waitFor();
+    const drawn = () => page.waitForFunction(() => { const i = document.querySelector('.path img'); return i?.complete && i.naturalWidth > 0; });
+    await drawn();
+    await page.locator('.walk li').first().waitFor();
+    await shot(page, 'paths-1600-light');
+    await page.getByRole('button', {name: 'Ask the other way round'}).click();
+    await page.locator('.sentence.bad').waitFor(); // nobody outside begins a connection
+    await to.fill('host:8080');
+    await page.keyboard.press('Enter');
+    await page.locator('.sentence', {hasText: 'a connection to port 8080 from lan to host'}).waitFor();
+    equal(new URL(page.url()).hash, '#/paths/lan/host/8080/tcp', 'the address');
+    await to.fill('<img src=x>');
+    await page.getByLabel('Port', {exact: true}).fill('');
+    await page.keyboard.press('Enter');
+    await page.getByRole('alert').getByText('<img').waitFor();
+    await shell('nft "add table inet foreign; add chain inet foreign out { type filter hook forward priority 5; }; add rule inet foreign out iifname virbr0 ip protocol icmp drop"');
+    try {
+      for (const [width, height, scheme] of [[1600, 900, 'dark'], [390, 844, 'light'], [390, 844, 'dark']]) {
+        const other = await newPage(browser, {width, height, scheme, readOnly: true});
+        await settled(other);
+        await other.goto(new URL('/#/paths/web/internet', other.url()).href);
+        await other.locator('.sentence.bad', {hasText: 'inet foreign out'}).waitFor();
+        await other.getByText('nft delete rule inet foreign out').first().waitFor();
+        await other.waitForFunction(() => document.querySelector('.path img')?.naturalWidth > 0);
+        equal(await other.evaluate(() => document.documentElement.scrollWidth), width, 'width');
+        await other.screenshot({path: `${shots}/paths-${width}-${scheme}.png`, fullPage: false});
+        await other.locator('.path img').screenshot({path: `${shots}/path-${width}-${scheme}.png`});
+        equal([other.complaints, other.strangers], [[], []], 'the page complains');
+      }
+    } finally { await shell('nft delete table inet foreign'); }
+    return [page];
+  },
+
+  async advice() {
+    const page = await newPage(browser);
+    await settled(page);
+    await go(page, 'Advice');
+    await page.locator('.advice .sentence').waitFor();
+    await page.getByText('What was seen on this host').waitFor();
+    const first = await page.locator('.sentence').textContent();
+    await page.getByLabel('Guests are for').selectOption('production');
+    await page.getByLabel('guests are machines of the LAN, with its addresses').check();
+    await page.waitForFunction((was) => document.querySelector('.sentence')?.textContent !== was, first);
+    const cli = await db('advise', '--for', 'production', '--need', 'lan-peer', '-o', 'json');
+    equal(await page.locator('.commands').textContent(), cli.commands.join(''), 'commands');
+    await page.locator('.before-after .node.added').first().waitFor();
+    await shot(page, 'advice-1600-light');
+    await button(page, 'New bridged network…').click();
+    equal(await dialog(page).getByLabel('Mode', {exact: true}).inputValue(), 'bridged', 'the mode in the form');
+    const small = await newPage(browser, {width: 390, height: 844, scheme: 'dark', readOnly: true});
+    await settled(small);
+    await go(small, 'Advice');
+    await small.locator('.commands').waitFor();
+    equal(await small.getByRole('button', {name: /New/}).count(), 0, 'buttons for who may only look');
+    equal(await small.evaluate(() => document.documentElement.scrollWidth), 390, 'width');
+    await shot(small, 'advice-390-dark');
+    return [page, small];
+  },
+
   // What a guest says is text.
   async hostile() {
     const page = await newPage(browser);
@@ -309,7 +453,9 @@ const tests = {
     // The daemon lets few of such names through; here all of them are, in every text.
     const evil = '<img src=x onerror="document.title=1"><script>document.title=2</script>\u202e"\'`${1}';
     const poison = (v, key) => (typeof v === 'string' ? (/^(id|from|to|kind|health|mode|time|began|ended|until|expires|state|phase|listen|made|mac|tap|bridge)$/.test(key) ? v : evil) : Array.isArray(v) ? v.map((x) => poison(x, key)) : v && typeof v === 'object' ? Object.fromEntries(Object.entries(v).map(([k, x]) => [k, poison(x, k)])) : v);
-    await page.route(/\/v1\/(topology|ports|status|forwards|leases|log)/, async (route) => {
+    // Something is wrong, so that there is a finding.
+    await shell('ip link set mail mtu 1400');
+    await page.route(/\/v1\/(topology|ports|status|forwards|leases|log|doctor)/, async (route) => {
       const answer = await route.fetch();
       await route.fulfill({response: answer, json: poison(await answer.json(), '')});
     });
@@ -322,14 +468,15 @@ const tests = {
     await page.locator('.details.open').getByText('<img').first().waitFor();
     equal(await markup(), [0, true], 'markup in the picture');
     await shot(page, 'hostile');
-    for (const view of ['Networks', 'Guests', 'Forwards', 'Leases', 'Log', 'Events', 'Changes']) {
+    for (const view of ['Networks', 'Guests', 'Forwards', 'Leases', 'Log', 'Events', 'Changes', 'Findings']) {
       await go(page, view);
-      if (['Networks', 'Guests', 'Leases', 'Log'].includes(view)) await page.getByText('<img').first().waitFor();
+      if (['Networks', 'Guests', 'Leases', 'Log', 'Findings'].includes(view)) await page.getByText('<img').first().waitFor();
       equal(await markup(), [0, true], 'markup in ' + view);
     }
     // And where it were not, the browser would refuse to make a document of it.
     equal(await page.evaluate(() => { try { document.createElement('div').innerHTML = '<b>x</b>'; return 'made'; } catch (e) { return e.name; } }), 'TypeError', 'a string became a document');
     page.complaints.length = 0; // of that
+    await shell('ip link set mail mtu 1500');
     return [page];
   },
 

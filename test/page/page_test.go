@@ -90,6 +90,8 @@ type world struct {
 	guests       []*nettest.Node
 	daemon       *exec.Cmd
 	ended        chan error
+	// coexist is how the daemon lives beside other programs' rules.
+	coexist string
 }
 
 func newWorld(ctx context.Context, t *testing.T) *world {
@@ -98,7 +100,7 @@ func newWorld(ctx context.Context, t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, dir: dir, program: filepath.Join(dir, "drawbridge")}
+	w := &world{t: t, dir: dir, coexist: "on", program: filepath.Join(dir, "drawbridge")}
 	t.Cleanup(w.close)
 	build := exec.CommandContext(ctx, "go", "build", "-o", w.program, "drawbridge/cmd/drawbridge")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -161,7 +163,7 @@ func (w *world) guest(ctx context.Context, name, bridge, hostname string) {
 	_, err = g.Run(ctx, "busybox", "udhcpc", "-q", "-n", "-f", "-i", "eth0", "-s", "/bin/true", "-x", "hostname:"+hostname)
 	w.must(err)
 	address := map[string]string{"web": "192.168.122.241/24", "db": "192.168.122.242/24", "mail": "192.168.122.243/24"}[name]
-	w.must(g.IP(ctx, "addr add "+address+" dev eth0"))
+	w.must(g.IP(ctx, "addr add "+address+" dev eth0", "route add default via 192.168.122.1"))
 	ping := g.Command(ctx, "ping", "-q", "-i", "0.01", "-s", "1000", "192.168.122.1")
 	w.must(ping.Start())
 	w.t.Cleanup(func() { _ = ping.Wait() }) // ends with the guest
@@ -172,7 +174,7 @@ func (w *world) start(ctx context.Context) {
 	log, err := os.OpenFile(filepath.Join(w.dir, "daemon.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	w.must(err)
 	defer log.Close()
-	w.daemon = w.host.Command(context.WithoutCancel(ctx), w.program, "daemon", "--state-dir", filepath.Join(w.dir, "state"), "--log-level", "debug")
+	w.daemon = w.host.Command(context.WithoutCancel(ctx), w.program, "daemon", "--state-dir", filepath.Join(w.dir, "state"), "--log-level", "debug", "--coexist", w.coexist)
 	w.daemon.Stdout, w.daemon.Stderr = log, log
 	w.daemon.SysProcAttr.Pdeathsig = 0 // guest services outlive it
 	w.must(w.daemon.Start())
@@ -216,6 +218,15 @@ func (w *world) follow(ctx context.Context, lines *bufio.Scanner, in io.Writer) 
 				w.start(ctx)
 			case "freeze":
 				w.must(w.daemon.Process.Signal(syscall.SIGSTOP))
+			case "observe", "on": // other programs' rules
+				w.coexist = rest
+				w.stop(syscall.SIGTERM)
+				w.start(ctx)
+			case "reach", "cut": // whether the first guest reaches the LAN
+				err := w.guests[0].Command(ctx, "ping", "-q", "-c", "1", "-W", "2", "192.168.99.1").Run()
+				if (err == nil) != (rest == "reach") {
+					w.t.Errorf("%s is to %s, and ping says %v", w.guests[0].Name, rest, err)
+				}
 			case "thaw":
 				w.must(w.daemon.Process.Signal(syscall.SIGCONT))
 			default:

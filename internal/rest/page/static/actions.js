@@ -19,14 +19,15 @@ async function run(title, method, path, body) {
 
 const then = (title, method, path, body) => plan(title, (query) => change(method, path, body, query));
 
-export function createNetwork() {
+// createNetwork asks for a new network; wish has what is known of it already.
+export function createNetwork(wish = {}) {
   const modes = state.modes.length ? state.modes : [{name: 'nat', summary: ''}, {name: 'isolated', summary: ''}, {name: 'bridged', summary: ''}];
   const usual = modes.find((m) => m.default)?.name || modes[0].name;
   const bridged = (v) => v.mode === 'bridged';
   const nics = (state.topology?.nodes || []).filter((n) => n.kind === 'nic').map((n) => n.name);
   form('New network', [
     {name: 'name', label: 'Name', required: true, placeholder: 'lab'},
-    {name: 'mode', label: 'Mode', options: modes.map((m) => ({value: m.name, label: m.summary ? `${m.name}: ${m.summary}` : m.name})), value: usual},
+    {name: 'mode', label: 'Mode', options: modes.map((m) => ({value: m.name, label: m.summary ? `${m.name}: ${m.summary}` : m.name})), value: wish.mode || usual},
     {name: 'uplink', label: 'Uplink', names: ['uplinks'], hint: 'The host’s NIC that becomes a port of the switch. It is moved on trial: keep it within the time, or it is taken back.', list: nics, show: bridged, required: true},
     {name: 'cidr', label: 'Subnet', names: ['subnet', 'subnets'], placeholder: 'a free one is found', hint: 'such as 10.9.0.0/24', show: (v) => !bridged(v)},
     {name: 'dhcp_range', label: 'DHCP range', placeholder: 'the whole subnet', hint: 'such as 10.9.0.100-10.9.0.200, or off', show: (v) => !bridged(v) && v.cidr},

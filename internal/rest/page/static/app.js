@@ -1,6 +1,6 @@
 // The page: who is here, which view is shown, and the keys that work everywhere.
 
-import {$, h, replace, span} from './dom.js';
+import {$, h, plural, replace, span} from './dom.js';
 import {enter, get, leave, linkSecret, Problem} from './api.js';
 import {Details} from './details.js';
 import {listed, List, titleOf} from './lists.js';
@@ -46,7 +46,7 @@ const tip = {
 
 class PictureView {
   constructor() {
-    this.picture = new Picture({open: (id) => go(id), tip});
+    this.picture = new Picture({open: (id) => go(id), find: (id) => { location.hash = '#/findings/' + encodeURIComponent(id); }, tip});
     this.details = new Details({close: () => this.closed(), open: (id) => go(id)});
     this.el = h('div', {class: 'split'});
   }
@@ -68,31 +68,66 @@ class PictureView {
   }
 }
 
+// Views that answer questions are loaded when they are first asked for: the picture
+// does not wait for them.
+const asked = {
+  findings: {title: 'Findings', load: () => import('/page/findings.js')}, paths: {title: 'Paths', load: () => import('/page/paths.js')}, advice: {title: 'Advice', load: () => import('/page/advice.js')},
+};
+
+class AskedView {
+  constructor(name) { this.name = name; }
+  async attach(parent) {
+    this.there = true;
+    for (let tries = 0; this.there && !this.view; tries++) {
+      try { this.view = new (await asked[this.name].load()).View(); } catch (e) {
+        // As in boot.js: browsers give up what they load when the host's network changes.
+        if (tries > 5) throw e;
+        await new Promise((done) => setTimeout(done, 700));
+      }
+    }
+    if (!this.there) return;
+    this.view.attach(parent);
+    this.view.select(...this.wish);
+  }
+  detach() {
+    this.there = false;
+    this.view?.detach();
+  }
+  select(...wish) {
+    this.wish = wish;
+    if (this.there) this.view?.select(...wish);
+  }
+}
+
 let view = null, shown = '';
 
 const go = (id) => { location.hash = '#/picture/' + encodeURIComponent(id); };
 
 function route() {
   if (!state.self) return;
-  const [, name = 'picture', id = ''] = location.hash.split('/');
-  const wanted = listed.includes(name) ? name : 'picture';
+  const [, name = 'picture', ...rest] = location.hash.split('/');
+  let wish = [];
+  try { wish = rest.map(decodeURIComponent); } catch { /* not ours */ }
+  const wanted = listed.includes(name) || asked[name] ? name : 'picture';
   if (wanted !== shown) {
     view?.detach();
     tip.hide();
     main.replaceChildren();
-    view = wanted === 'picture' ? new PictureView() : new List(wanted);
+    view = wanted === 'picture' ? new PictureView() : asked[wanted] ? new AskedView(wanted) : new List(wanted);
     main.className = wanted === 'picture' ? 'is-picture' : 'is-list';
+    view.select?.(...wish);
     view.attach(main);
     shown = wanted;
-    document.title = (wanted === 'picture' ? '' : titleOf(wanted) + ' – ') + 'Drawbridge' + (state.self.host ? ' on ' + state.self.host : '');
+    document.title = (wanted === 'picture' ? '' : nameOf(wanted) + ' – ') + 'Drawbridge' + (state.self.host ? ' on ' + state.self.host : '');
     for (const a of document.querySelectorAll('#tabs a')) a.toggleAttribute('aria-current', a.dataset.view === wanted);
   }
-  if (wanted === 'picture') { let wish = ''; try { wish = decodeURIComponent(id); } catch { /* not ours */ } view.select(wish); }
+  view.select?.(...wish);
 }
 
-const tabs = ['picture', ...listed];
+const tabs = ['picture', ...listed, ...Object.keys(asked)];
+const nameOf = (name) => (name === 'picture' ? 'Picture' : asked[name]?.title || titleOf(name));
 
-replace($('#tabs'), tabs.map((name) => h('a', {href: '#/' + name, data: {view: name}}, name === 'picture' ? 'Picture' : titleOf(name))));
+replace($('#tabs'), tabs.map((name) => h('a', {href: '#/' + name, data: {view: name}}, nameOf(name))));
 
 // Who is here.
 
@@ -173,25 +208,33 @@ live.on('connected', () => {
   lost.hidden = state.connected;
   replace(lost, state.connected ? '' : 'Connection lost, trying again. What you see is how it was.');
 });
-live.on('status', () => {
-  const st = state.status, pill = $('#health'), bad = st.problems.length;
+live.on('status doctor', () => {
+  const st = state.status, pill = $('#health');
+  if (!st) return;
+  const bad = st.problems.length, found = state.doctor ? live.summary(state.doctor) : '';
   pill.hidden = false;
-  pill.className = 'pill ' + (bad ? 'problem' : 'ok');
-  replace(pill, bad ? `${bad} problem${bad > 1 ? 's' : ''}` : 'all well');
-  pill.title = st.problems.join('\n');
+  pill.className = 'pill ' + (bad || found.includes('fault') ? 'problem' : found ? 'warning' : 'ok');
+  replace(pill, found || (bad ? plural(bad, 'problem') : 'all well'));
+  pill.title = [...st.problems, ...(state.doctor?.findings || []).filter((f) => f.severity !== 'note').map((f) => `${f.code}: ${f.seen}`)].join('\n');
 });
-$('#health').addEventListener('click', () => { location.hash = '#/picture'; view?.select?.(''); });
+$('#health').addEventListener('click', () => {
+  if (state.doctor && live.summary(state.doctor)) { location.hash = '#/findings'; return; }
+  location.hash = '#/picture';
+  view?.select?.('');
+});
 $('#theme').addEventListener('click', turnTheme);
 addEventListener('hashchange', route);
 pending.start($('#pending'));
 
 // Keys that work everywhere but where one writes.
-const keys = [['1 … 9', 'the views'], ['/', 'search'], ['arrows', 'move in the picture'], ['Enter', 'open'], ['+ − 0', 'closer, farther, all of it'], ['Esc', 'close'], ['d', 'dark or light'], ['?', 'this help']];
+const letters = {f: 'findings', p: 'paths', a: 'advice'};
+const keys = [['1 … 9', 'the first nine views'], ['f p a', 'findings, paths, advice'], ['/', 'search'], ['arrows', 'move in the picture'], ['Enter', 'open'], ['+ − 0', 'closer, farther, all of it'], ['Esc', 'close'], ['d', 'dark or light'], ['?', 'this help']];
 addEventListener('keydown', (e) => {
   if (e.ctrlKey || e.metaKey || e.altKey || e.target.closest('input, select, textarea, dialog') || !state.self) return;
   const number = Number(e.key);
   if (number >= 1 && number <= tabs.length) location.hash = '#/' + tabs[number - 1];
   else if (e.key === '/') { const search = $('input[type=search]'); if (!search) { location.hash = '#/guests'; setTimeout(() => $('input[type=search]')?.focus()); } search?.focus(); }
+  else if (letters[e.key]) location.hash = '#/' + letters[e.key];
   else if (e.key === 'd') turnTheme();
   else if (e.key === '+' || e.key === '=') view?.picture?.zoom(1.3);
   else if (e.key === '-') view?.picture?.zoom(1 / 1.3);

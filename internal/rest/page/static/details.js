@@ -4,7 +4,7 @@
 import {ago, h, icon, plural, replace, size, span} from './dom.js';
 import * as act from './actions.js';
 import {get, Problem} from './api.js';
-import {mayChange, network, on, port, rateOf, state} from './live.js';
+import {mayChange, network, on, port, rateOf, state, summary} from './live.js';
 import {badge} from './lists.js';
 import {doorsOf, traffic} from './picture.js';
 
@@ -20,7 +20,7 @@ export class Details {
 
   attach(parent) {
     parent.append(this.el);
-    this.leave = on('topology traffic ports status forwards events self', () => this.draw());
+    this.leave = on('topology traffic ports status forwards events self doctor', () => this.draw());
     this.draw();
   }
 
@@ -55,9 +55,9 @@ export class Details {
     const actions = door && mayChange() ? [['Close', () => act.removeForward(door), 'danger']] : n.kind === 'bridge' ? act.networkActions(net) : ports[0] ? act.portActions(ports[0]) : [];
     return [
       this.head(n.kind === 'bridge' && n.network ? n.network : n.name, n.kind),
-      n.health !== 'ok' && h('p', {class: 'trouble ' + n.health, role: 'status'}, badge(n.health), ' ', n.note),
+      n.health !== 'ok' && !(n.findings || []).some((f) => n.note === `${f.code}: ${f.text}`) && h('p', {class: 'trouble ' + n.health, role: 'status'}, badge(n.health), ' ', n.note),
       (net?.problems || []).map((p) => h('p', {class: 'trouble problem'}, p)),
-      (n.findings || []).map((f) => h('p', {class: 'trouble ' + (f.severity === 'fault' ? 'problem' : '')}, `${f.code}: ${f.text}`, f.fix && h('code', {}, f.fix))),
+      (n.findings || []).map((f) => h('p', {class: 'trouble ' + (f.severity === 'fault' ? 'problem' : f.severity)}, `${f.code}: ${f.text}`, f.fix && h('code', {}, f.fix), h('a', {href: '#/findings/' + encodeURIComponent(f.id), data: {key: f.id}}, f.automatic && mayChange() ? 'To the finding, and to mend it' : 'To the finding'))),
       facts([
         ['Switch', n.kind === 'bridge' && n.name], ['Mode', n.mode], ['Addresses', n.addresses.join('\n')], ['Hardware', n.mac],
         ['Network', n.kind !== 'bridge' && n.network], ['Subnets', net?.subnets.map((x) => x.cidr).join('\n')], ['DHCP', net?.subnets.map((x) => x.dhcp_range).filter(Boolean).join('\n')],
@@ -102,9 +102,11 @@ export class Details {
   glance() {
     const st = state.status;
     if (!st) return h('p', {class: 'empty'}, 'Reading…');
+    const found = state.doctor ? summary(state.doctor) : '';
     return [
-      h('header', {}, h('h2', {}, 'At a glance'), mayChange() && h('button', {type: 'button', data: {key: 'new'}, onclick: act.createNetwork}, icon('plus'), ' Network')),
+      h('header', {}, h('h2', {}, 'At a glance'), mayChange() && h('button', {type: 'button', data: {key: 'new'}, onclick: () => act.createNetwork()}, icon('plus'), ' Network')),
       st.problems.map((p) => h('p', {class: 'trouble problem'}, p)),
+      found && h('p', {class: 'trouble ' + (found.includes('fault') ? 'problem' : 'warning')}, h('a', {href: '#/findings', data: {key: 'findings'}}, found), ' found'),
       h('ul', {class: 'nets'}, st.networks.map((n) => h('li', {}, h('button', {type: 'button', data: {key: 'net ' + n.name}, onclick: () => this.open('bridge:' + n.bridge)},
         h('b', {}, n.name), badge(n.state), h('small', {}, `${n.mode} · ${n.subnets[0]?.cidr || n.uplinks.join(' ')} · ${plural(n.guests, 'guest')}`))))),
       facts([['Up for', span(st.uptime_s)], ['Version', st.version], ['Put back', st.repairs ? plural(st.repairs, 'thing') : 'nothing'], ['Doors', String(state.forwards.length)], ['Leases', String(st.leases)]]),

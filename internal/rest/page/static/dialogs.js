@@ -92,8 +92,9 @@ function row(field) {
 
 // plan asks what a change would do, shows it, and carries it out when told to.
 // ask(query) sends it; query has dry_run or cut_guests. It throws the Problem that
-// the dry run meets, so that a form can show it.
-export async function plan(title, ask) {
+// the dry run meets, so that a form can show it. done is called with what became of it,
+// to say so in place of the usual words.
+export async function plan(title, ask, {done: tell} = {}) {
   const dry = await ask({dry_run: true, ...drawn});
   if (dry.nothing_to_do || (!dry.steps.length && !dry.cuts.length && !dry.notes.length)) {
     toast(`${dry.title}: nothing to do`);
@@ -110,7 +111,8 @@ export async function plan(title, ask) {
     try {
       const done = await ask(dry.cuts.length ? {cut_guests: true} : {});
       dialog.close();
-      toast(done.phase === 'waiting' || done.deadline_s !== undefined ? `${done.title}: done, and taken back unless you keep it` : `${done.title}: done in ${Math.round(done.duration_ms)} ms`);
+      if (tell) await tell(done);
+      else toast(done.phase === 'waiting' || done.deadline_s !== undefined ? `${done.title}: done, and taken back unless you keep it` : `${done.title}: done in ${Math.round(done.duration_ms)} ms`);
     } catch (problem) {
       if (!(problem instanceof Problem)) throw problem;
       error.hidden = false;

@@ -57,15 +57,16 @@ function push(map, key, value) {
   map.get(key).push(value);
 }
 
-// worst joins the health of what a cable joins: it is as bad as its worst end.
-const order = ['ok', 'unknown', 'down', 'stopped', 'problem'];
+// A cable is as bad as its worst end, and as it is itself.
+const order = ['ok', 'unknown', 'down', 'stopped', 'warning', 'problem'];
 
 function cable(id, ends, points, more) {
   let health = 'ok', note = '';
-  for (const n of ends) {
+  for (const n of [...ends.slice(1), ...(more?.edge ? [more.edge] : ends.slice(0, 1))]) {
     if (order.indexOf(n.health) > order.indexOf(health)) { health = n.health; note = n.note || ''; }
   }
-  return {id, points, health, note, from: ends[0].id, to: ends[ends.length - 1].id, ...more};
+  const finding = more?.edge?.finding || ends[ends.length - 1].findings?.find((f) => f.severity !== 'note')?.id;
+  return {id, points, health, note, finding, from: ends[0].id, to: ends[ends.length - 1].id, ...more};
 }
 
 // down puts one thing below the other, as far to the right as it is from the LAN.
@@ -80,8 +81,8 @@ export function down(topology, room) {
     y += box.h + 10;
     if (parent) {
       const p = boxes.get(parent.id), rail = p.x + slim.indent / 2, ends = more?.port ? [parent, more.port, node] : [parent, node];
-      const edge = (g.out.get(parent.id) || []).find((e) => e.to === node.id);
-      cables.push(cable(more?.port ? more.port.id : parent.id + ' ' + node.id, ends, bend([[rail, p.y + p.h], [rail, box.y + box.h / 2], [x, box.y + box.h / 2]]), {port: more?.port, counted: more?.port ? more.port.id : edge ? counter(edge, parent, node) : null}));
+      const edge = (g.out.get(parent.id) || []).find((e) => e.to === (more?.port || node).id);
+      cables.push(cable(more?.port ? more.port.id : parent.id + ' ' + node.id, ends, bend([[rail, p.y + p.h], [rail, box.y + box.h / 2], [x, box.y + box.h / 2]]), {port: more?.port, edge, counted: more?.port ? more.port.id : edge ? counter(edge, parent, node) : null, translated: edge?.translated}));
     }
     for (const p of g.plugs.get(node.id) || []) place(p.card, depth + 1, node, {port: p.port});
     if (node.kind === 'guest' || node.kind === 'port' || node.kind === 'host') return;

@@ -22,7 +22,7 @@ const link = (text, hash) => h('a', {href: hash}, text);
 const views = {
   networks: {
     title: 'Networks', parts: 'status', rows: () => state.status?.networks, empty: 'There is no network yet.',
-    add: ['New network', act.createNetwork], more: () => [['Start all', act.up], ['Stop all', act.down]],
+    add: ['New network', () => act.createNetwork()], more: () => [['Start all', act.up], ['Stop all', act.down]],
     columns: [
       ['Network', (n) => n.name, {cell: (n) => link(n.name, '#/picture/' + encodeURIComponent('bridge:' + n.bridge))}], ['Mode', (n) => n.mode], ['Switch', (n) => n.bridge, mono],
       ['Subnets', (n) => n.subnets.map((x) => x.cidr).join(' '), mono], ['State', (n) => n.state, {cell: (n) => [badge(n.state), n.problems.map((p) => h('small', {class: 'bad'}, p))]}],

@@ -2,10 +2,11 @@
 // something happened, and now and then in case one was lost.
 
 import {get, Problem} from './api.js';
+import {plural} from './dom.js';
 
 // state is what is known. Views read it and are called when a part changes.
 export const state = {
-  self: null, topology: null, ports: [], status: null, forwards: [], leases: [], log: [], modes: [],
+  self: null, topology: null, ports: [], status: null, forwards: [], leases: [], log: [], modes: [], doctor: null,
   events: [], connected: true, since: null,
 };
 
@@ -40,6 +41,7 @@ const sources = {
   forwards: {path: '/forwards', kinds: 'forward lease change port'},
   leases: {path: '/leases', kinds: 'lease change'},
   log: {path: '/log?limit=300', kinds: 'change repair port foreign network'},
+  doctor: {path: '/doctor?recent=true', kinds: 'change repair foreign drift'},
 };
 
 // readLimit is how long an answer may take before the connection counts as lost.
@@ -149,8 +151,8 @@ export const rateOf = (id) => rates.get(id) || {rx: 0, tx: 0};
 // shapeOf is all of a topology but its counters: while it stays the same, only
 // traffic has changed.
 function shapeOf(t) {
-  return [t.width, t.height, ...t.nodes.map((n) => [n.id, n.health, n.note, n.mode, n.network, n.addresses, n.mac, n.vlans, n.owner, n.target, n.leads, n.members, n.problems, n.mark, n.box && [n.box.x, n.box.y, n.box.w, n.box.h]].join('|')),
-    ...t.edges.map((e) => [e.id, e.health, e.note, e.mark].join('|'))].join('\n');
+  return [t.width, t.height, ...t.nodes.map((n) => [n.id, n.health, n.note, n.mode, n.network, n.addresses, n.mac, n.vlans, n.owner, n.target, n.leads, n.members, n.problems, n.mark, n.findings?.map((f) => f.id), n.box && [n.box.x, n.box.y, n.box.w, n.box.h]].join('|')),
+    ...t.edges.map((e) => [e.id, e.health, e.note, e.finding, e.mark].join('|'))].join('\n');
 }
 
 let shape = '';
@@ -250,4 +252,8 @@ export function start() {
 // network finds one by name, port one by tap.
 export const network = (name) => state.status?.networks.find((n) => n.name === name);
 export const port = (tap) => state.ports.find((p) => p.tap === tap);
+
+// summary counts what doctor found; "" if nothing is wrong.
+export const summary = (d) => ['fault', 'warning'].map((s) => [s, d.findings.filter((f) => f.severity === s).length]).filter(([, n]) => n).map(([s, n]) => plural(n, s)).join(', ');
+
 export const mayChange = () => state.self !== null && !state.self.read_only;

@@ -38,10 +38,11 @@ const nameFont = '600 13px system-ui, sans-serif', factFont = '11.5px ui-monospa
 const titleFont = {width(text) { fit('', nameFont, 1); fonts.font = nameFont; return fonts.measureText(text).width; }};
 
 export class Picture {
-  // open is called with the id of a node that is chosen, or null; tip shows words
-  // beside an element.
-  constructor({open, tip, fixed}) {
+  // open is called with the id of a node that is chosen, or null, find with that of
+  // the finding that a cable is red for; tip shows words beside an element.
+  constructor({open, find, tip, fixed}) {
     this.open = open;
+    this.find = find || open;
     this.tip = tip;
     this.fixed = fixed; // a picture of something else than how it is just now
     this.boxes = new Map();
@@ -51,10 +52,10 @@ export class Picture {
     this.moved = false;
     this.cableLayer = s('g');
     this.nodeLayer = s('g');
-    this.frame = s('rect', {class: 'frame', rx: 16});
-    this.frameName = s('text', {class: 'frame-name'});
+    this.frame = s('rect', {class: 'frame', rx: 16, 'aria-hidden': 'true'});
+    this.frameName = s('text', {class: 'frame-name', 'aria-hidden': 'true'});
     this.cables0 = s('g', {}, this.frame, this.frameName);
-    this.back = s('svg', {class: 'cables', 'aria-hidden': 'true'}, this.cables0, this.cableLayer);
+    this.back = s('svg', {class: 'cables', role: 'group', 'aria-label': 'Cables that something is wrong with'}, this.cables0, this.cableLayer);
     this.canvas = h('canvas', {'aria-hidden': 'true'});
     this.front = s('svg', {class: 'nodes', role: 'group', 'aria-label': 'Topology: arrow keys move along the cables, Enter opens'}, this.nodeLayer);
     this.space = h('div', {class: 'space'}, this.back, this.front);
@@ -62,7 +63,7 @@ export class Picture {
     this.tools = h('div', {class: 'tools', role: 'group', 'aria-label': 'Zoom'},
       this.tool('plus', 'Closer (+)', () => this.zoom(1.3)), this.tool('minus', 'Farther (-)', () => this.zoom(1 / 1.3)), this.tool('fit', 'All of it (0)', () => this.fitAll(true)));
     this.legend = h('div', {class: 'legend', 'aria-hidden': 'true'},
-      h('span', {class: 'key down'}, 'to the guest'), h('span', {class: 'key up'}, 'from the guest'), h('span', {class: 'key dead'}, 'dead or blocked'), h('span', {class: 'key off'}, 'stopped'));
+      h('span', {class: 'key down'}, 'to the guest'), h('span', {class: 'key up'}, 'from the guest'), h('span', {class: 'key dead'}, 'dead or blocked'), h('span', {class: 'key care'}, 'warning'), h('span', {class: 'key off'}, 'stopped'));
     this.el = h('div', {class: 'picture'}, this.scroller, this.canvas, this.tools, this.legend);
     this.traffic = new Traffic(this.canvas, () => this.view());
     this.sizes = new ResizeObserver(() => this.resized());
@@ -142,12 +143,39 @@ export class Picture {
     el.addEventListener('pointerenter', (e) => this.tip.show(this.words(el.cable), e.clientX, e.clientY));
     el.addEventListener('pointermove', (e) => this.tip.move(e.clientX, e.clientY));
     el.addEventListener('pointerleave', () => this.tip.hide());
-    el.addEventListener('click', () => this.open(el.cable.to));
+    el.addEventListener('click', () => { if (!this.dragged) this.follow(el.cable); });
+    el.addEventListener('keydown', (e) => {
+      if (e.key !== 'Enter' && e.key !== ' ') return;
+      e.preventDefault();
+      e.stopPropagation();
+      this.follow(el.cable);
+    });
+    el.addEventListener('focus', () => {
+      if (!el.matches(':focus-visible')) return;
+      const r = el.getBoundingClientRect();
+      this.tip.show(this.words(el.cable), r.left + r.width / 2, r.top + r.height / 2);
+    });
+    el.addEventListener('blur', () => this.tip.hide());
     return el;
+  }
+
+  // follow leads from a cable to the finding that it is red for, else to what it leads to.
+  follow(c) {
+    this.tip.hide();
+    if (c.finding && !this.fixed) this.find(c.finding);
+    else this.open(c.to);
   }
 
   paintCable(el, c) {
     el.cable = c;
+    // Only those that lead to a finding are met by Tab: the others are told by their ends.
+    const told = c.finding && !this.fixed ? `cable to ${c.to.replace(/^\w+:/, '')}, ${wrong(c)}` : null;
+    if (el.told !== told) {
+      el.told = told;
+      for (const [k, v] of Object.entries(told ? {role: 'link', tabindex: '0', 'aria-label': told, 'aria-hidden': null} : {role: null, tabindex: null, 'aria-label': null, 'aria-hidden': 'true'})) {
+        if (v === null) el.removeAttribute(k); else el.setAttribute(k, v);
+      }
+    }
     const d = 'M' + c.points.map(([x, y]) => `${round(x)} ${round(y)}`).join('L');
     if (el.d !== d) { el.d = d; el.children[0].setAttribute('d', d); el.children[1].setAttribute('d', d); }
     setClass(el, `cable ${c.health} ${c.dashed ? 'dashed' : ''} ${c.kind || ''} ${c.mark || ''}`);
@@ -180,7 +208,7 @@ export class Picture {
     el.box = b;
     const n = b.node, mark = n.mark || '', rail = n.kind === 'bridge' && b.h < 20, pill = b.h < 30;
     const doors = n.kind === 'guest' && this.slim ? this.doors.get(n.id) : null;
-    const key = [n.id, n.health, n.note, n.mode, n.network, n.addresses, n.vlans, n.owner, n.target, n.leads, n.listen, n.members, n.problems, b.w, b.h, mark, doors?.map((f) => f.id)].join('|');
+    const key = [n.id, n.health, n.findings?.length, n.note, n.mode, n.network, n.addresses, n.vlans, n.owner, n.target, n.leads, n.listen, n.members, n.problems, b.w, b.h, mark, doors?.map((f) => f.id)].join('|');
     const at = `translate(${round(b.x)} ${round(b.y)})`;
     if (el.at !== at) { el.at = at; el.setAttribute('transform', at); }
     if (el.key === key) return;
@@ -237,7 +265,7 @@ export class Picture {
       if (n.mac) lines.push(n.mac);
       if (n.owner) lines.push(n.owner);
       if (n.kind === 'port' || n.kind === 'guest' || n.kind === 'nic') lines.push(traffic(rateOf(n.id)));
-      for (const f of n.findings || []) lines.push(f.text);
+      for (const f of n.findings || []) if (n.note !== `${f.code}: ${f.text}`) lines.push(`${f.code}: ${f.text}`);
       return {title: n.kind === 'bridge' && n.network ? `${n.network} (${n.name})` : n.name, lines: lines.filter(Boolean), bad: wrong(n)};
     }
     const from = state.topology?.nodes.find((n) => n.id === x.from), to = state.topology?.nodes.find((n) => n.id === x.to);
