@@ -395,6 +395,21 @@ func (h *whole) active(unit string) error {
 	return err
 }
 
+// dockerStandIn is a docker.service that notes what Docker looks at when it
+// starts. Like Docker's own it does not know us.
+const dockerStandIn = `cat >/etc/systemd/system/docker.service <<'END'
+[Unit]
+After=network-pre.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=cp /proc/sys/net/ipv4/ip_forward /run/docker-saw
+[Install]
+WantedBy=multi-user.target
+END
+systemctl enable -q docker
+`
+
 // testReboot: networks are up before the host says that it is, those that are not
 // to start are not, and leases are kept.
 func (h *whole) testReboot(t *testing.T) {
@@ -411,12 +426,17 @@ func (h *whole) testReboot(t *testing.T) {
 	}
 	boot := h.run(t, "cat", "/proc/sys/kernel/random/boot_id")
 	first.Close()
+	h.run(t, "sh", "-ec", dockerStandIn)
 	h.off(t)
 	t.Logf("boot with networks: %s", h.boot(t).Round(time.Millisecond))
 	if h.run(t, "cat", "/proc/sys/kernel/random/boot_id") == boot {
 		t.Fatal("this was no reboot")
 	}
 	h.wantDefault(t)
+	if saw := h.run(t, "cat", "/run/docker-saw"); strings.TrimSpace(saw) != "1" {
+		t.Errorf("when Docker starts ip_forward is %q: it turns it on, and drops what is forwarded", saw)
+	}
+	h.run(t, "sh", "-ec", "systemctl disable -q docker; rm /etc/systemd/system/docker.service; systemctl daemon-reload")
 	if up, down := h.property(t, "drawbridge", "ActiveEnterTimestampMonotonic"), h.property(t, "multi-user.target", "ActiveEnterTimestampMonotonic"); len(up) > len(down) || len(up) == len(down) && up > down {
 		t.Errorf("the daemon was ready at %s µs, the host at %s µs", up, down)
 	}
