@@ -104,7 +104,7 @@ func usualBroadcast(a host.Address) netip.Addr {
 		return netip.Addr{}
 	}
 	b := a.Addr.Masked().Addr().As4()
-	v := binary.BigEndian.Uint32(b[:]) | 1<<(32-a.Addr.Bits()) - 1
+	v := binary.BigEndian.Uint32(b[:]) | (1<<(32-a.Addr.Bits()) - 1)
 	addr, _ := netip.AddrFromSlice(binary.BigEndian.AppendUint32(nil, v))
 	return addr
 }

@@ -139,6 +139,7 @@ func ipAddresses(t *testing.T) (out []host.Resource) {
 		Ifname string
 		Addrs  []struct {
 			Local     netip.Addr
+			Broadcast netip.Addr
 			Prefixlen int
 			Nodad     bool
 			Dynamic   bool
@@ -147,7 +148,11 @@ func ipAddresses(t *testing.T) (out []host.Resource) {
 	output(t, &links, "ip", "-j", "-d", "addr", "show")
 	for _, l := range links {
 		for _, a := range l.Addrs {
-			out = append(out, host.Address{Link: l.Ifname, Addr: netip.PrefixFrom(a.Local, a.Prefixlen), NoDAD: a.Nodad, Dynamic: a.Dynamic})
+			one := host.Address{Link: l.Ifname, Addr: netip.PrefixFrom(a.Local, a.Prefixlen), NoDAD: a.Nodad, Dynamic: a.Dynamic}
+			if b := a.Broadcast; b.IsValid() && (!one.Addr.Contains(b) || one.Addr.Contains(b.Next())) {
+				one.Broadcast = b // not the last address of the subnet
+			}
+			out = append(out, one)
 		}
 	}
 	return out

@@ -125,9 +125,12 @@ func addressScenes() []scene {
 	longer.Addr = netip.MustParsePrefix("fd00:122::1/80")
 	lease := host.Address{Link: "cbr0", Addr: netip.MustParsePrefix("192.0.2.7/24"), Dynamic: true}
 	point := host.Address{Link: "cbr0", Addr: netip.MustParsePrefix("192.0.2.8/32")}
+	odd := host.Address{Link: "cbr0", Addr: netip.MustParsePrefix("192.168.123.1/24")}
+	wide := host.Address{Link: "cbr0", Addr: netip.MustParsePrefix("172.31.255.1/15")}
 	return []scene{
 		{name: "IPv4 address", calls: [][]plan.Step{makes(theBridge, address4)}, present: []host.Resource{address4, subnetRoute(address4), localRoute(address4)}},
 		{name: "two addresses", calls: [][]plan.Step{makes(theBridge, address4, another4)}, present: []host.Resource{address4, another4, from(localRoute(another4), address4)}},
+		{name: "addresses of odd subnets", calls: [][]plan.Step{makes(theBridge, odd, wide)}, present: []host.Resource{odd, wide, subnetRoute(odd), subnetRoute(wide)}},
 		{name: "single address", calls: [][]plan.Step{makes(theBridge, point)}, present: []host.Resource{point, localRoute(point)}},
 		{name: "IPv6 address", calls: [][]plan.Step{makes(theBridge, address6)}, present: []host.Resource{address6, subnetRoute(address6)}},
 		{name: "IPv6 address that is probed", calls: [][]plan.Step{makes(theBridge, loud)}, present: []host.Resource{loud}},
