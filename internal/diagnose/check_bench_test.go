@@ -124,3 +124,15 @@ func BenchmarkExamineBesideDocker(b *testing.B) {
 		Examine(f)
 	}
 }
+
+// BenchmarkWalkPastTenThousandRules is one packet at one hook.
+func BenchmarkWalkPastTenThousandRules(b *testing.B) {
+	f := large()
+	p := NewConnection("virbr0", netip.MustParseAddr("10.20.0.10"), protoTCP, netip.MustParseAddr("10.20.1.10"), 80)
+	p.Out, p.SourcePort = "virbr1", 40000
+	for b.Loop() {
+		if v := Walk(f.Rules, f.Machine, At{Hook: "forward"}, p); v.Kind != Dropped {
+			b.Fatal(v)
+		}
+	}
+}

@@ -20,20 +20,27 @@ const (
 type fields [32][]byte
 
 func fieldsOf(b []byte) (f fields) {
+	f.fill(b)
+	return f
+}
+
+// fill reads attributes in place of those that were read before. A copy of all
+// fields is 768 bytes, which counts with a hundred thousand expressions.
+func (f *fields) fill(b []byte) {
+	clear(f[:])
 	for a := range nftAttrs(b) {
 		if int(a.kind) < len(f) {
 			f[a.kind] = a.data
 		}
 	}
-	return f
 }
 
-func (f fields) u32(i int) uint32  { return attr{data: f[i]}.u32() }
-func (f fields) u64(i int) uint64  { return attr{data: f[i]}.u64() }
-func (f fields) text(i int) string { return cString(f[i]) }
-func (f fields) num(i int) int     { return int(f.u32(i)) }
+func (f *fields) u32(i int) uint32  { return attr{data: f[i]}.u32() }
+func (f *fields) u64(i int) uint64  { return attr{data: f[i]}.u64() }
+func (f *fields) text(i int) string { return cString(f[i]) }
+func (f *fields) num(i int) int     { return int(f.u32(i)) }
 
-func (f fields) u16(i int) uint16 {
+func (f *fields) u16(i int) uint16 {
 	if len(f[i]) < 2 {
 		return 0
 	}
@@ -41,14 +48,14 @@ func (f fields) u16(i int) uint16 {
 }
 
 // value is the bytes of a struct nft_data.
-func (f fields) value(i int) []byte {
+func (f *fields) value(i int) []byte {
 	v, _ := find(f[i], unix.NFTA_DATA_VALUE)
 	return v.data
 }
 
 // reg is the offset of a register: NFT_REG_1 to 4 are of 16 bytes, NFT_REG32_00
 // and on of 4.
-func (f fields) reg(i int) int {
+func (f *fields) reg(i int) int {
 	n := f.num(i)
 	switch {
 	case f[i] == nil, n < unix.NFT_REG_1:
@@ -67,17 +74,18 @@ func decodeVerdict(b []byte) ruleset.Verdict {
 
 // decodeExprs reads the expressions of a rule; sets finds those that it names.
 func decodeExprs(b []byte, sets map[string]*ruleset.Set) []ruleset.Expr {
-	var out []ruleset.Expr
+	out := make([]ruleset.Expr, 0, 8)
+	var f fields
 	for one := range nftAttrs(b) {
 		name, _ := find(one.data, unix.NFTA_EXPR_NAME)
 		data, _ := find(one.data, unix.NFTA_EXPR_DATA)
-		f := fieldsOf(data.data)
-		e := decodeLoad(name.text(), f)
+		f.fill(data.data)
+		e := decodeLoad(name.text(), &f)
 		if e == nil {
-			e = decodeTest(name.text(), f, sets)
+			e = decodeTest(name.text(), &f, sets)
 		}
 		if e == nil {
-			e = decodeAction(name.text(), f)
+			e = decodeAction(name.text(), &f)
 		}
 		out = append(out, e)
 	}
@@ -85,7 +93,7 @@ func decodeExprs(b []byte, sets map[string]*ruleset.Set) []ruleset.Expr {
 }
 
 // decodeLoad reads what moves data into registers or out of them.
-func decodeLoad(name string, f fields) ruleset.Expr {
+func decodeLoad(name string, f *fields) ruleset.Expr {
 	switch name {
 	case "payload":
 		if f[unix.NFTA_PAYLOAD_SREG] != nil {
@@ -131,7 +139,7 @@ func decodeLoad(name string, f fields) ruleset.Expr {
 }
 
 // decodeTest reads what may end a rule.
-func decodeTest(name string, f fields, sets map[string]*ruleset.Set) ruleset.Expr {
+func decodeTest(name string, f *fields, sets map[string]*ruleset.Set) ruleset.Expr {
 	switch name {
 	case "cmp":
 		return ruleset.Cmp{Op: f.u32(unix.NFTA_CMP_OP), Src: f.reg(unix.NFTA_CMP_SREG), Data: f.value(unix.NFTA_CMP_DATA)}
@@ -165,7 +173,7 @@ func harmful(b []byte) bool {
 }
 
 // decodeAction reads what acts on a packet, and everything else.
-func decodeAction(name string, f fields) ruleset.Expr {
+func decodeAction(name string, f *fields) ruleset.Expr {
 	none := ruleset.NoRegister
 	switch name {
 	case "nat":
@@ -220,7 +228,7 @@ func decodeAction(name string, f fields) ruleset.Expr {
 
 // decodeOther keeps the register that an expression loads, by the number of that
 // attribute: 1, or 2 where the kernel's enum has something else in front.
-func decodeOther(name string, f fields) ruleset.Expr {
+func decodeOther(name string, f *fields) ruleset.Expr {
 	switch name {
 	case "numgen", "rt", "osf", "xfrm":
 		return ruleset.Other{Name: name, Dst: f.reg(1), Len: 16}

@@ -161,7 +161,7 @@ func (t *tracer) follow(ctx context.Context) ([]diagnose.TraceStep, error) {
 			if id == 0 || f.u32(nftaTraceID) != id || f.text(nftaTraceTable) == traceTable {
 				continue
 			}
-			if step, ok := decodeTrace(m.Data[0], f); ok {
+			if step, ok := decodeTrace(m.Data[0], &f); ok {
 				steps = append(steps, step)
 			}
 			deadline = time.Now().Add(traceQuiet)
@@ -180,7 +180,7 @@ func hasProbe(b []byte, p diagnose.Packet) bool {
 	return binary.BigEndian.Uint16(b) == p.SourcePort && binary.BigEndian.Uint16(b[2:]) == p.TargetPort
 }
 
-func decodeTrace(family byte, f fields) (diagnose.TraceStep, bool) {
+func decodeTrace(family byte, f *fields) (diagnose.TraceStep, bool) {
 	verdict, _ := find(f[nftaTraceVerdict], unix.NFTA_VERDICT_CODE)
 	step := diagnose.TraceStep{
 		Family: familyWords[family], Table: f.text(nftaTraceTable), Chain: f.text(nftaTraceChain), Handle: f.u64(nftaTraceHandle),
