@@ -17,7 +17,8 @@ type CapturePoint struct {
 	Index     int      `json:"index" doc:"Index of the interface: bind to it after a filter is attached"`
 	Host      string   `json:"host" doc:"Name of this host"`
 	Network   string   `json:"network,omitempty"`
-	Bridge    string   `json:"bridge,omitempty"`
+	Bridge    string   `json:"bridge,omitempty" doc:"What the port stands on"`
+	Shared    bool     `json:"shared" doc:"That is a NIC which guests share, and no bridge"`
 	Guest     string   `json:"guest,omitempty"`
 	MAC       string   `json:"mac,omitempty" doc:"Of the guest's NIC, or of the bridge"`
 	Addresses []string `json:"addresses" nullable:"false"`

@@ -31,8 +31,9 @@ func (a *app) captureCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "capture [GUEST|PORT|NETWORK] [FILTER…]", Short: "Write the packets of a guest, a port or a network to a file, or show them in Wireshark",
 		Long: `Write packets as pcapng, by name: those of a guest's NIC, or all that cross a network's
-bridge. The file says what it is of. It ends with ^C, after --count packets or --duration,
-or with the guest; in each case it is whole.
+bridge (mode direct: the NIC that guests share, with what the host itself sends). The file
+says what it is of. It ends with ^C, after --count packets or --duration, or with the guest;
+in each case it is whole.
 
 With --forward only what comes through that forward is taken: without a name it is looked
 for on the forward's network. FILTER is in the language of pcap-filter(7) and needs tcpdump,
@@ -48,11 +49,11 @@ packets are read and written by this command, as the user who called it.`,
 		Args: cobra.ArbitraryArgs, ValidArgsFunction: a.completeFirst(captureTargets),
 		RunE: func(c *cobra.Command, args []string) error { return a.capture(c.Context(), f, args) },
 	}
-	c.Flags().StringVarP(&f.file, "write", "w", "", "file to write, - for standard output")
-	c.Flags().StringVar(&f.forward, "forward", "", "only what comes through this forward, as forward ls names it")
-	c.Flags().Uint64VarP(&f.count, "count", "c", 0, "end after so many packets")
-	c.Flags().DurationVar(&f.duration, "duration", 0, "end after so long")
-	c.Flags().IntVarP(&f.snap, "snaplen", "s", 0, "keep so many bytes of each packet (default all)")
+	c.Flags().StringVarP(&f.file, "write", "w", "", "`FILE` to write, - for standard output (default, unless that is a terminal)")
+	c.Flags().StringVar(&f.forward, "forward", "", "only what comes through this `FORWARD`, as forward ls names it")
+	c.Flags().Uint64VarP(&f.count, "count", "c", 0, "end after `N` packets (default: go on)")
+	c.Flags().DurationVar(&f.duration, "duration", 0, "end after this `TIME`, such as 30s (default: go on)")
+	c.Flags().IntVarP(&f.snap, "snaplen", "s", 0, "keep `BYTES` of each packet (default: all)")
 	_ = c.RegisterFlagCompletionFunc("forward", a.complete(forwardIDs))
 	return c
 }
@@ -81,7 +82,7 @@ func (a *app) capture(ctx context.Context, f captureFlags, args []string) error 
 		return errors.Join(err, socket.Close())
 	}
 	o := capture.Options{
-		Index: point.Index, Promiscuous: point.Kind == "network", Filter: filter, Snap: f.snap, Count: f.count,
+		Index: point.Index, Promiscuous: point.Kind == "network" && !point.Shared, Filter: filter, Snap: f.snap, Count: f.count,
 		About: capture.About{
 			Comment: a.captureComment(point, f.forward, filter), Program: "drawbridge " + a.extra.Version, OS: runtime.GOOS,
 			Interface: point.Link, Description: pointText(point),
@@ -170,14 +171,18 @@ func rangeLength(listen string) int {
 }
 
 func pointText(p api.CapturePoint) string {
+	on := "bridge " + p.Bridge
+	if p.Shared {
+		on = "which shares " + p.Bridge
+	}
 	if p.Kind == "network" {
-		return fmt.Sprintf("network %s, bridge %s (%s)", p.Network, p.Link, strings.Join(p.Addresses, " "))
+		return strings.TrimSpace(fmt.Sprintf("network %s, %s  %s", p.Network, on, strings.Join(p.Addresses, " ")))
 	}
 	who := p.Guest
 	if who == "" {
 		who = "a guest"
 	}
-	return strings.TrimSpace(fmt.Sprintf("port %s of %s on network %s, bridge %s  %s %s", p.Link, who, p.Network, p.Bridge, p.MAC, strings.Join(p.Addresses, " ")))
+	return strings.TrimSpace(fmt.Sprintf("port %s of %s on network %s, %s  %s %s", p.Link, who, p.Network, on, p.MAC, strings.Join(p.Addresses, " ")))
 }
 
 func (a *app) captureComment(p api.CapturePoint, forward, filter string) string {

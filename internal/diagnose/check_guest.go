@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"drawbridge/internal/host"
 	"drawbridge/internal/spec"
 )
 
@@ -59,8 +60,8 @@ func findOffBridge(f *Facts) []Finding {
 	var found []Finding
 	for _, p := range f.Ports {
 		l, ok := f.link(p.Tap)
-		if !p.Ours || !ok || l.Master == p.Bridge {
-			continue
+		if !p.Ours || !ok || l.On() == p.Bridge || l.Type == host.TypeMacvtap {
+			continue // a macvtap stands on its NIC for as long as it is there
 		}
 		if _, there := f.link(p.Bridge); !there {
 			continue // that is the network's drift

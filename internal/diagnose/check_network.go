@@ -35,7 +35,7 @@ func networkChecks() []Check {
 			"Give the network another subnet, or take the other route away.", findOverlap,
 		},
 		{
-			"uplink-down", Fault, "The uplink of a bridged network has no carrier", "Guests of the network reach each other and the host, and nothing else.",
+			"uplink-down", Fault, "The uplink of a network has no carrier", "Guests of the network reach each other (bridged: and the host), and nothing else.",
 			"Plug the cable in, set the NIC up, and look at the switch.", findUplink,
 		},
 		{
@@ -130,7 +130,7 @@ func findDrift(f *Facts) []Finding {
 func (f *Facts) networkOf(k host.Key) spec.NetworkName {
 	words := strings.FieldsFunc(k.Name, func(r rune) bool { return r == ' ' || r == '/' })
 	for _, name := range f.Document.Names() {
-		if slices.Contains(words, f.Document.Networks[name].Bridge) {
+		if slices.Contains(words, f.Document.Networks[name].GuestLink()) {
 			return name
 		}
 	}
@@ -267,9 +267,9 @@ func (f *Facts) hasGuests(bridge string) bool {
 	})
 }
 
-func (f *Facts) networkOn(bridge string) spec.NetworkName {
+func (f *Facts) networkOn(link string) spec.NetworkName {
 	for name, n := range f.Document.Networks {
-		if n.Bridge == bridge {
+		if n.GuestLink() == link {
 			return name
 		}
 	}

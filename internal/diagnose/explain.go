@@ -93,6 +93,8 @@ type Answer struct {
 	// Port is where the packet comes in, "" if the host sends it itself; FirstMAC
 	// whom the frame is for.
 	Port, FirstMAC string
+	// Past: it passes the host's rules by, so that they leave no trace of it.
+	Past bool
 }
 
 // Explain follows a packet from one end to the other, from tap to wire, and its
@@ -125,6 +127,8 @@ type courier struct {
 	translated netip.AddrPort
 	// port is where it came in, firstMAC whom the frame was for.
 	port, firstMAC string
+	// past: it passes the host's rules by.
+	past bool
 }
 
 func (c *courier) add(where, format string, args ...any) {
@@ -230,9 +234,15 @@ func (c *courier) carry(p Packet, from End) bool {
 	}
 	switch from.Kind {
 	case Guest:
+		if c.shares(from) {
+			return c.fromShared(p, from)
+		}
 		return c.fromPort(p, from)
 	case Itself:
 		return c.fromHost(p)
+	}
+	if g, ok := c.byCable(p, from); ok {
+		return c.cableToShared(p, g)
 	}
 	return c.fromOutside(p, from)
 }
@@ -426,7 +436,7 @@ func answerType(p Packet) uint8 {
 // answer puts it into one sentence.
 func (c *courier) answer() Answer {
 	q := c.question
-	a := Answer{Kind: Accepted, Steps: c.steps, Mend: c.mend, Sent: c.sent, Arrived: c.arrived, Port: c.port, FirstMAC: c.firstMAC}
+	a := Answer{Kind: Accepted, Steps: c.steps, Mend: c.mend, Sent: c.sent, Arrived: c.arrived, Port: c.port, FirstMAC: c.firstMAC, Past: c.past}
 	what := "a ping"
 	if q.Port != 0 {
 		what = fmt.Sprintf("a connection to port %d", q.Port)

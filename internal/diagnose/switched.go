@@ -241,8 +241,11 @@ func (c *courier) leave(p Packet, r RouteAnswer) bool {
 	if r.Via.IsValid() {
 		next = r.Via
 	}
+	if g, ok := c.sharedAt(p.Target); ok && g.Bridge == p.Out && next == p.Target {
+		return c.apart(g)
+	}
 	for _, g := range c.scene.Guests {
-		if g.Addr != p.Target || g.Bridge == "" || g.Bridge == p.Out {
+		if g.Addr != p.Target || g.Bridge == "" || g.Bridge == p.Out || c.shares(g) {
 			continue
 		}
 		if b := c.scene.Host.Links[g.Bridge]; !b.Up {

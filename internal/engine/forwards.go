@@ -120,6 +120,9 @@ func (e *Engine) AddForward(ctx context.Context, r ForwardRequest, o Options) (R
 	}
 	doc := e.Store.Document()
 	network, note, err := e.networkOfGuest(ctx, doc, r)
+	if err == nil && render.Open(network) {
+		err = e.reachedDirectly(ctx, network, r.Guest)
+	}
 	if err != nil {
 		return Result{}, fmt.Errorf("forward to %s: %w", r.Guest, err)
 	}
@@ -156,6 +159,9 @@ func (e *Engine) networkOfGuest(ctx context.Context, doc spec.Document, r Forwar
 				}
 			}
 		}
+		if n, ok := e.openNetworkOf(ctx, doc, r.Guest); ok {
+			return n, "", nil
+		}
 		return spec.Network{}, "", &spec.InvalidError{Field: "guest", Reason: fmt.Sprintf("%s is in no subnet of a network", a)}
 	}
 	e.mu.Lock()
@@ -172,6 +178,37 @@ func (e *Engine) networkOfGuest(ctx context.Context, doc spec.Document, r Forwar
 		names = append(names, string(h))
 	}
 	return spec.Network{}, "", &spec.InvalidError{Field: "network", Reason: fmt.Sprintf("%s is on %s; say which with --network", r.Guest, strings.Join(names, " and "))}
+}
+
+// openNetworkOf finds the network on which a guest was heard to use an address that
+// others gave it.
+func (e *Engine) openNetworkOf(ctx context.Context, doc spec.Document, addr string) (spec.Network, bool) {
+	v, err := e.View(ctx)
+	if err != nil {
+		return spec.Network{}, false
+	}
+	for _, p := range v.Ports {
+		if n, there := doc.Networks[p.Network]; there && render.Open(n) && slices.Contains(p.Addresses, addr) {
+			return n, true
+		}
+	}
+	return spec.Network{}, false
+}
+
+// reachedDirectly refuses a forward to a guest that has an address of the LAN: nothing
+// stands before it that a forward would lead through.
+func (e *Engine) reachedDirectly(ctx context.Context, n spec.Network, guest string) error {
+	where := "with an address of the LAN, which drawbridge port ls shows once it has one"
+	if v, err := e.View(ctx); err == nil {
+		for _, p := range v.Ports {
+			if p.Network == n.Name && (p.Guest == guest || p.MAC == guest || slices.Contains(p.Addresses, guest)) && len(p.Addresses) > 0 {
+				where = "as " + p.Addresses[0]
+			}
+		}
+	}
+	return &spec.InvalidError{Field: "guest", Reason: fmt.Sprintf(
+		"guests of network %q (mode %s) are on the LAN themselves: others reach this one %s, on every port, and need no forward; "+
+			"for a forward give it a second NIC on a NAT network", n.Name, n.Mode, where)}
 }
 
 // defaultNetwork is the network that a fresh host has.

@@ -117,7 +117,7 @@ func (e *Engine) networkView(n spec.Network, missing []plan.Step, v View) Networ
 		nv.Problems = append(nv.Problems, why)
 	}
 	for _, s := range missing {
-		if hangsOn(s.Key(), n.Bridge) {
+		if hangsOn(s.Key(), n.GuestLink()) {
 			nv.Running = false
 			nv.Problems = append(nv.Problems, Differs(s))
 		}
@@ -146,7 +146,7 @@ func (e *Engine) hostProblems(missing []plan.Step, doc spec.Document, leaseErr e
 		}
 	}
 	for _, s := range missing {
-		if !slices.ContainsFunc(doc.Names(), func(name spec.NetworkName) bool { return hangsOn(s.Key(), doc.Networks[name].Bridge) }) {
+		if !slices.ContainsFunc(doc.Names(), func(name spec.NetworkName) bool { return hangsOn(s.Key(), doc.Networks[name].GuestLink()) }) {
 			problems = append(problems, Differs(s))
 		}
 	}
@@ -164,10 +164,10 @@ func Differs(s plan.Step) string {
 	return s.Key().String() + " is not as wanted"
 }
 
-// hangsOn says whether a thing belongs to a bridge: the name stands in its key
+// hangsOn says whether a thing belongs to a link: its name stands in its key
 // as a word of its own, since keys are what a person would recognise.
-func hangsOn(k host.Key, bridge string) bool {
-	return bridge != "" && slices.Contains(strings.FieldsFunc(k.Name, func(r rune) bool { return r == ' ' || r == '/' }), bridge)
+func hangsOn(k host.Key, link string) bool {
+	return link != "" && slices.Contains(strings.FieldsFunc(k.Name, func(r rune) bool { return r == ' ' || r == '/' }), link)
 }
 
 func rangeSize(r spec.Range) int {
@@ -181,8 +181,8 @@ func rangeSize(r spec.Range) int {
 func (e *Engine) portsSeen(doc spec.Document, seen host.State, users map[string]TapUser, counters map[string]Counters) []Port {
 	networks := map[string]spec.NetworkName{}
 	for name, n := range doc.Networks {
-		if n.Bridge != "" {
-			networks[n.Bridge] = name
+		if on := n.GuestLink(); on != "" {
+			networks[on] = name
 		}
 	}
 	var ports []Port
@@ -192,11 +192,11 @@ func (e *Engine) portsSeen(doc spec.Document, seen host.State, users map[string]
 			continue
 		}
 		live, ours := e.live[l.Name]
-		network, onOurs := networks[l.Master]
+		network, onOurs := networks[l.On()]
 		if !ours && (!onOurs || render.IsUplink(doc.Networks[network], l)) {
 			continue
 		}
-		p := Port{Network: network, Bridge: l.Master, Tap: l.Name, Guest: l.Name, Made: "other", Owner: -1}
+		p := Port{Network: network, Bridge: l.On(), Tap: l.Name, Guest: l.Name, Made: "other", Owner: -1}
 		if ours {
 			p = portView(live)
 		}
@@ -212,6 +212,7 @@ func (e *Engine) portsSeen(doc spec.Document, seen host.State, users map[string]
 		c := counters[l.Name]
 		p.RxBytes, p.TxBytes, p.RxPackets, p.TxPackets = c.TxBytes, c.RxBytes, c.TxPackets, c.RxPackets
 		if l.Type == host.TypeMacvtap { // is the guest's end itself
+			p.MAC = l.MAC
 			p.RxBytes, p.TxBytes, p.RxPackets, p.TxPackets = c.RxBytes, c.TxBytes, c.RxPackets, c.TxPackets
 		}
 		ports = append(ports, p)

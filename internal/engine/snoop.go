@@ -28,7 +28,7 @@ func (e *Engine) wishSnoops(wish *host.Wish, ledger host.Ledger, doc spec.Docume
 	networks := map[string]spec.Network{}
 	for _, n := range doc.Networks {
 		if n.Started && render.Open(n) {
-			networks[n.Bridge] = n
+			networks[n.GuestLink()] = n
 		}
 	}
 	if len(networks) == 0 {
@@ -36,14 +36,17 @@ func (e *Engine) wishSnoops(wish *host.Wish, ledger host.Ledger, doc spec.Docume
 	}
 	for _, k := range seen.Keys() {
 		l, ok := seen[k].(host.Link)
-		n, open := networks[l.Master]
-		if !ok || l.Master == "" || !open || render.IsUplink(n, l) {
+		n, open := networks[l.On()]
+		if !ok || l.On() == "" || !open || render.IsUplink(n, l) {
 			continue
 		}
-		port := e.live[l.Name]
-		wish.Present.Add(host.Snoop{Bridge: n.Bridge, Tap: l.Name, MAC: port.MAC})
+		mac := e.live[l.Name].MAC
+		if l.Type == host.TypeMacvtap {
+			mac = l.MAC // it is the guest's own NIC
+		}
+		wish.Present.Add(host.Snoop{Bridge: l.On(), Tap: l.Name, MAC: mac})
 		if n.Domain != "" {
-			wish.Present.Add(host.Zone{Bridge: n.Bridge, Network: string(n.Name), Domain: n.Domain, Forward: true})
+			wish.Present.Add(host.Zone{Bridge: l.On(), Network: string(n.Name), Domain: n.Domain, Forward: true})
 			resolveAlso(wish.Present, n.Domain)
 		}
 	}

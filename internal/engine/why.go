@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"drawbridge/internal/diagnose"
+	"drawbridge/internal/host"
+	"drawbridge/internal/render"
 	"drawbridge/internal/spec"
 )
 
@@ -47,8 +49,11 @@ func (e *Engine) WhyProbe(ctx context.Context, r WhyRequest) (diagnose.Answer, P
 		return a, Probed{}, err
 	}
 	p := a.Sent
-	if !p.Source.IsValid() || !p.Target.IsValid() {
+	switch {
+	case !p.Source.IsValid() || !p.Target.IsValid():
 		return a, Probed{Sent: "nothing: there are no addresses to send between", Verdict: diagnose.Unknown, Agrees: true}, nil
+	case a.Past:
+		return a, Probed{Sent: "nothing: such a packet passes the rules of this host by, and leaves no trace", Verdict: diagnose.Unknown, Agrees: true}, nil
 	}
 	done := Probed{Sent: fmt.Sprintf("one packet from %s to %s, as if it came in at %s", p.Source, p.Target, a.Port)}
 	if a.Port == "" {
@@ -120,10 +125,13 @@ type finder struct {
 	e     *Engine
 	scene *diagnose.Scene
 	doc   spec.Document
+	// heard are the addresses of guests that have them from others.
+	heard []Heard
 }
 
 // collect lists all guests with their ports and addresses.
 func (f *finder) collect(ctx context.Context) {
+	f.heard, _ = f.e.Services.Heard(ctx) // else they are not known just now
 	for _, name := range f.doc.Names() {
 		n := f.doc.Networks[name]
 		seen := map[string]bool{}
@@ -135,7 +143,7 @@ func (f *finder) collect(ctx context.Context) {
 			if port == "" {
 				port = f.scene.Learned[n.Bridge][mac]
 			}
-			base := diagnose.End{Kind: diagnose.Guest, Name: guest, MAC: mac, Port: port, Bridge: n.Bridge, Plugged: port != "", Network: string(name)}
+			base := diagnose.End{Kind: diagnose.Guest, Name: guest, MAC: mac, Port: port, Bridge: n.GuestLink(), Plugged: port != "", Network: string(name)}
 			if len(addrs) == 0 {
 				f.scene.Guests = append(f.scene.Guests, base)
 			}
@@ -159,8 +167,34 @@ func (f *finder) collect(ctx context.Context) {
 		for _, r := range n.Reservations {
 			add(nameOr(r.Hostname, r.Addr.String()), r.MAC, "", f.addresses(n, r.MAC))
 		}
+		for port, mac := range f.others(n) {
+			add(port, mac, port, f.addresses(n, mac))
+		}
 	}
 	slices.SortFunc(f.scene.Guests, func(a, b diagnose.End) int { return strings.Compare(a.Name+a.Port, b.Name+b.Port) })
+}
+
+// others are the hardware addresses on ports that other programs made, by port, on a
+// network where we give out no addresses.
+func (f *finder) others(n spec.Network) map[string]string {
+	found := map[string]string{}
+	if !render.Open(n) || !n.Started {
+		return found
+	}
+	for mac, port := range f.scene.Learned[n.Bridge] {
+		if l := f.scene.Host.Links[port]; !render.IsUplink(n, host.Link{Name: port, Type: l.Kind}) {
+			found[port] = mac
+		}
+	}
+	for name, l := range f.scene.Host.Links {
+		if l.Kind == host.TypeMacvtap && l.Lower == n.GuestLink() {
+			found[name] = l.MAC
+		}
+	}
+	for tap := range f.e.live {
+		delete(found, tap)
+	}
+	return found
 }
 
 func (f *finder) nameOf(n spec.Network, mac, other string) string {
@@ -198,6 +232,11 @@ func (f *finder) addresses(n spec.Network, mac string) []netip.Addr {
 			add(a)
 		}
 	}
+	for _, h := range f.heard {
+		if l := f.scene.Host.Links[h.Tap]; h.MAC == mac && n.GuestLink() == (host.Link{Type: l.Kind, Master: l.Master, Lower: l.Lower}).On() {
+			add(h.Addr)
+		}
+	}
 	slices.SortFunc(found, netip.Addr.Compare)
 	return found
 }
@@ -210,9 +249,9 @@ func (f *finder) subnet(n spec.Network, a netip.Addr) (netip.Prefix, netip.Addr)
 			return s.Prefix, s.Gateway
 		}
 	}
-	for _, p := range f.scene.Host.Links[n.Bridge].Addresses {
+	for _, p := range f.scene.Host.Links[n.GuestLink()].Addresses {
 		if p.Contains(a) {
-			return p.Masked(), diagnose.DefaultGateway(f.scene.Host, n.Bridge, a.Is6())
+			return p.Masked(), diagnose.DefaultGateway(f.scene.Host, n.GuestLink(), a.Is6())
 		}
 	}
 	return netip.Prefix{}, netip.Addr{}
@@ -276,21 +315,35 @@ func (f *finder) at(a netip.Addr) diagnose.End {
 	return diagnose.End{Kind: diagnose.Outside, Name: a.String(), Addr: a}
 }
 
+// ownAddr is the host's address as a guest knows it: the guest's gateway where the host is
+// that, else one beside the guest's own.
+func (f *finder) ownAddr(guest diagnose.End) netip.Addr {
+	if f.at(guest.Gateway).Kind == diagnose.Itself {
+		return guest.Gateway
+	}
+	for _, p := range f.scene.Host.Links[guest.Bridge].Addresses {
+		if p.Contains(guest.Addr) {
+			return p.Addr()
+		}
+	}
+	return diagnose.SourceTowards(f.scene.Host, guest.Addr)
+}
+
 // face gives the host the address by which the other end knows it.
 func (f *finder) face(q *diagnose.PathQuestion, six bool) {
-	host, other := &q.To, q.From
-	if host.Kind != diagnose.Itself || host.Addr.IsValid() {
+	self, other := &q.To, q.From
+	if self.Kind != diagnose.Itself || self.Addr.IsValid() {
 		return
 	}
 	switch other.Kind {
 	case diagnose.Guest:
-		host.Addr = other.Gateway
+		self.Addr = f.ownAddr(other)
 	case diagnose.Itself:
-		host.Addr = netip.IPv6Loopback()
+		self.Addr = netip.IPv6Loopback()
 		if !six {
-			host.Addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
+			self.Addr = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 		}
 	default:
-		host.Addr = diagnose.SourceTowards(f.scene.Host, other.Addr)
+		self.Addr = diagnose.SourceTowards(f.scene.Host, other.Addr)
 	}
 }

@@ -51,6 +51,15 @@ type Link struct {
 // Key is the interface's name.
 func (l Link) Key() Key { return LinkKey(l.Name) }
 
+// On is the link that a guest's port stands on: the bridge that it is plugged into, or
+// the NIC that it shares; "" for what stands on its own.
+func (l Link) On() string {
+	if l.Type == TypeMacvtap {
+		return l.Lower
+	}
+	return l.Master
+}
+
 // Needs is the bridge that the link is plugged into.
 func (l Link) Needs() []Key {
 	if l.Master == "" {

@@ -3,7 +3,8 @@ package host
 // Port is a guest's NIC on a network, as the run directory remembers it: what
 // the kernel cannot tell. It is gone with the next boot, as the tap is.
 type Port struct {
-	Tap     string `json:"tap"`
+	Tap string `json:"tap"`
+	// Bridge that the tap is plugged into, or the NIC that it shares.
 	Bridge  string `json:"bridge"`
 	Network string `json:"network"`
 	// Guest is the guest's name, "" if nobody told us.

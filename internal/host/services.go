@@ -111,6 +111,7 @@ func (Guest) resource()      {}
 // Snoop is listening to what the guest on a port says of its own addresses (ARP,
 // neighbour discovery, DHCP), on a network where others give them out.
 type Snoop struct {
+	// Bridge is what the port stands on; see Link.On.
 	Bridge, Tap string
 	// MAC is the hardware address of the port's guest; "" if it is not known, and then
 	// its name is not given to any address.

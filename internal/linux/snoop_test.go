@@ -3,6 +3,7 @@ package linux
 import (
 	"encoding/binary"
 	"errors"
+	"os"
 	"os/exec"
 	"slices"
 	"testing"
@@ -47,7 +48,54 @@ func TestSnoopHearsWhatItShall(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	index, err := linkIndex("guest0")
+	hears(t, f, sender(t, "guest0"), sender(t, "tap0"))
+	if out, err := exec.Command("ip", "link", "del", "tap0").CombinedOutput(); err != nil {
+		t.Fatal(string(out), err)
+	}
+	for err == nil {
+		_, err = f.Read(make([]byte, 2048))
+	}
+	if !errors.Is(err, unix.ENETDOWN) {
+		t.Errorf("the port is gone: %v", err)
+	}
+}
+
+// TestSnoopHearsMacvtap: the same frames, written by a guest to its macvtap; what comes
+// to it from the cable is not heard.
+func TestSnoopHearsMacvtap(t *testing.T) {
+	nettest.Need(t, nettest.Root, nettest.Namespace, "ip")
+	h := newHost(t)
+	t.Cleanup(func() { _ = exec.Command("ip", "link", "del", "nic0").Run() })
+	for _, args := range []string{"link add nic0 type veth peer name eth0", "link set nic0 up", "link set eth0 up"} {
+		if out, err := exec.Command("sh", "-c", "ip "+args).CombinedOutput(); err != nil {
+			t.Fatal(string(out), err)
+		}
+	}
+	files, err := h.OpenDirect("mt0", "nic0", "52:54:00:00:00:67", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeAll(files)
+	if out, err := exec.Command("ip", "link", "set", "mt0", "up").CombinedOutput(); err != nil {
+		t.Fatal(string(out), err)
+	}
+	f, err := OpenSnoop("mt0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const header = 10 // of virtio
+	guest := func(frame []byte) error {
+		_, err := files[0].Write(append(make([]byte, header), frame...))
+		return err
+	}
+	hears(t, f, guest, sender(t, "eth0"))
+}
+
+// sender sends frames out at a link.
+func sender(t *testing.T, link string) func([]byte) error {
+	t.Helper()
+	index, err := linkIndex(link)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,8 +103,16 @@ func TestSnoopHearsWhatItShall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
-	// Each frame ends with its number, and an ARP that passes follows the last.
+	t.Cleanup(func() { unix.Close(fd) })
+	return func(frame []byte) error {
+		return unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: index})
+	}
+}
+
+// hears has a guest send each kind of frame, and something come to it; each frame ends
+// with its number, and an ARP that passes follows the last.
+func hears(t *testing.T, f *os.File, guest, toGuest func([]byte) error) {
+	t.Helper()
 	frames := []struct {
 		what  string
 		frame []byte
@@ -77,19 +133,14 @@ func TestSnoopHearsWhatItShall(t *testing.T) {
 		{"LLDP", ethernet(0x88cc), false},
 		{"the end", ethernet(unix.ETH_P_ARP), true},
 	}
+	if err := toGuest(ethernet(unix.ETH_P_ARP, 99)); err != nil {
+		t.Fatal(err)
+	}
 	for i, c := range frames {
 		c.frame[len(c.frame)-1] = byte(i + 1)
-		if err := unix.Sendto(fd, c.frame, 0, &unix.SockaddrLinklayer{Ifindex: index}); err != nil {
+		if err := guest(c.frame); err != nil {
 			t.Fatal(c.what, err)
 		}
-	}
-	// What is sent to the guest is not heard.
-	tap, err := linkIndex("tap0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Sendto(fd, ethernet(unix.ETH_P_ARP, 99), 0, &unix.SockaddrLinklayer{Ifindex: tap}); err != nil {
-		t.Fatal(err)
 	}
 	heard := map[int]bool{}
 	b := make([]byte, 2048)
@@ -112,14 +163,5 @@ func TestSnoopHearsWhatItShall(t *testing.T) {
 	}
 	if heard[0] {
 		t.Error("what is sent to the guest is heard")
-	}
-	if out, err := exec.Command("ip", "link", "del", "tap0").CombinedOutput(); err != nil {
-		t.Fatal(string(out), err)
-	}
-	for err == nil {
-		_, err = f.Read(b)
-	}
-	if !errors.Is(err, unix.ENETDOWN) {
-		t.Errorf("the port is gone: %v", err)
 	}
 }

@@ -105,5 +105,5 @@ func Open(n spec.Network) bool {
 // IsUplink says whether a link on the network's bridge is not a guest's.
 func IsUplink(n spec.Network, l host.Link) bool {
 	_, joins := joinerOf(n)
-	return joins && (slices.Contains(n.Uplinks, l.Name) || l.Type != host.TypeTap && l.Type != host.TypeVeth)
+	return joins && (slices.Contains(n.Uplinks, l.Name) || !slices.Contains([]string{host.TypeTap, host.TypeVeth, host.TypeMacvtap}, l.Type))
 }

@@ -100,17 +100,19 @@ func capturePoint(v engine.View, target string) (api.CapturePoint, error) {
 	if len(found) == 1 {
 		p := found[0]
 		return api.CapturePoint{
-			Kind: "port", Link: p.Tap, Host: name, Network: string(p.Network), Bridge: p.Bridge, Guest: p.Guest, MAC: p.MAC, Addresses: list(p.Addresses),
+			Kind: "port", Link: p.Tap, Host: name, Network: string(p.Network), Bridge: p.Bridge, Shared: v.Document.Networks[p.Network].Bridge == "",
+			Guest: p.Guest, MAC: p.MAC, Addresses: list(p.Addresses),
 		}, nil
 	}
 	n, there := v.Document.Networks[spec.NetworkName(target)]
 	if !there {
 		return api.CapturePoint{}, newProblem(http.StatusNotFound, api.CodeNotFound, fmt.Sprintf("there is no guest, port or network %q; see drawbridge port ls", target))
 	}
-	if _, up := v.State[host.LinkKey(n.Bridge)]; !up {
+	link := n.GuestLink()
+	if _, up := v.State[host.LinkKey(link)]; !up || !n.Started {
 		return api.CapturePoint{}, &spec.InvalidError{Field: "target", Reason: fmt.Sprintf("network %s is not running", target)}
 	}
-	out := api.CapturePoint{Kind: "network", Link: n.Bridge, Host: name, Network: target, Bridge: n.Bridge, MAC: n.MAC, Addresses: []string{}}
+	out := api.CapturePoint{Kind: "network", Link: link, Host: name, Network: target, Bridge: link, Shared: n.Bridge == "", MAC: n.MAC, Addresses: []string{}}
 	for _, sub := range n.Subnets {
 		out.Addresses = append(out.Addresses, sub.Prefix.String())
 	}

@@ -108,7 +108,7 @@ func (s *Server) metrics(ctx context.Context) ([]byte, error) {
 		if i >= mostNetworks {
 			own = otherName
 		}
-		c.networkOf[c.view.Document.Networks[name].Bridge] = own
+		c.networkOf[c.view.Document.Networks[name].GuestLink()] = own
 	}
 	if s.Sources.Services != nil {
 		// Services that do not answer are a metric, no reason to have none.
@@ -165,7 +165,7 @@ func perNetwork(value func(spec.Network, engine.NetworkView, *scrape) float64) f
 		var t sums
 		for _, name := range c.view.Document.Names() {
 			n := c.view.Document.Networks[name]
-			t.add(value(n, c.view.Networks[name], c), "network", c.networkOf[n.Bridge])
+			t.add(value(n, c.view.Networks[name], c), "network", c.networkOf[n.GuestLink()])
 		}
 		t.write(p)
 	}
@@ -246,7 +246,7 @@ func perForward(value func(engine.Counts) uint64) func(*promText, *scrape) {
 
 // name is what a network is called in labels.
 func (c *scrape) name(n spec.NetworkName) string {
-	return c.networkOf[c.view.Document.Networks[n].Bridge]
+	return c.networkOf[c.view.Document.Networks[n].GuestLink()]
 }
 
 func single(value func(*scrape) float64) func(*promText, *scrape) {
@@ -276,11 +276,12 @@ func oneIf(b bool) float64 {
 	return 0
 }
 
-// portsOf counts the ports of a bridge, the uplink and those of others included.
+// portsOf counts the ports of a bridge, the uplink and those of others included, or
+// those that share a NIC.
 func portsOf(n spec.Network, _ engine.NetworkView, c *scrape) float64 {
 	ports := 0
 	for _, r := range c.view.State {
-		if l, ok := r.(host.Link); ok && l.Master == n.Bridge {
+		if l, ok := r.(host.Link); ok && l.On() != "" && l.On() == n.GuestLink() {
 			ports++
 		}
 	}

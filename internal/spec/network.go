@@ -140,6 +140,15 @@ func (n Network) Clone() Network {
 	return n
 }
 
+// GuestLink is the link that guests' ports stand on: the network's bridge or, where
+// there is none, the NIC that they share. "" until settled.
+func (n Network) GuestLink() string {
+	if n.Bridge == "" && len(n.Uplinks) > 0 {
+		return n.Uplinks[0]
+	}
+	return n.Bridge
+}
+
 // Equal compares by value; an empty list equals a missing one.
 func (n Network) Equal(o Network) bool {
 	return n.Name == o.Name && n.UUID == o.UUID && n.Mode == o.Mode && n.Bridge == o.Bridge &&
