@@ -199,6 +199,7 @@ type Engine struct {
 	// quarrel counts repairs of one thing, to notice who keeps undoing them.
 	quarrel quarrel
 	repairs int
+	known   known
 	// orphans: there may be leases of networks that are no more.
 	orphans bool
 

@@ -20,7 +20,7 @@ const (
 	// NetworkEvent: created, changed, started, stopped, removed; held if something
 	// foreign keeps it from running, free once that is over.
 	NetworkEvent EventKind = "network"
-	// PortEvent: plugged, unplugged.
+	// PortEvent: plugged, unplugged; changed if its hairpin mode was.
 	PortEvent EventKind = "port"
 	// LeaseEvent: the state of the lease: bound, released and so on.
 	LeaseEvent EventKind = "lease"
@@ -207,10 +207,10 @@ func forwardEvents(name spec.NetworkName, old, now spec.Network) []Event {
 }
 
 // tellPhase tells which phase a change entered, and what became of the document
-// once it is confirmed. Repairs have events of their own.
+// once it is confirmed. What happens by itself has events of its own.
 func (e *Engine) tellPhase(t txn.Txn) {
 	had, known := e.begun.over(t)
-	if t.By.Kind != txn.ByRepair {
+	if t.By.Kind != txn.ByRepair && t.By.Kind != txn.ByFollow {
 		ev := Event{Kind: ChangeEvent, Action: string(t.Phase), Object: t.ID, Who: t.By.String(), Text: fmt.Sprintf("%s: %s", t.Title, t.Phase)}
 		if t.Phase == txn.Waiting {
 			ev.Text += fmt.Sprintf(", taken back in %d s unless: drawbridge change confirm %s", (t.Deadline-e.Boottime())/int64(time.Second), t.ID)

@@ -55,6 +55,7 @@ func (e *Engine) glance(ctx context.Context) bool {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.known = d.known
 	e.quarrel.calm()
 	return true
 }

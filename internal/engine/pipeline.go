@@ -21,6 +21,7 @@ type draft struct {
 	seen  host.State
 	notes []render.Note
 	facts []render.Fact
+	known known
 }
 
 // change takes the whole road from a wanted document to a changed host.
@@ -59,6 +60,9 @@ func (e *Engine) change(ctx context.Context, title string, had, want spec.Docume
 		return res, &PendingError{Title: title, ID: busy[0].ID, Phase: busy[0].Phase}
 	}
 	done, err := e.carryOut(ctx, title, d, &o)
+	if d.known.ports != nil && err == nil {
+		e.known = d.known
+	}
 	res.ID, res.Phase, res.Deadline, res.Conditions = done.ID, done.Phase, done.Deadline, e.Conditions(done)
 	// Also when it was taken back: what flowed meanwhile went another way.
 	e.cutFlows(ctx, changedForwards(had, d.doc, err == nil))
@@ -114,7 +118,8 @@ func (e *Engine) planFor(ctx context.Context, doc spec.Document, facts render.Fa
 	}
 	ledger := e.Store.Ledger()
 	notes = append(notes, e.wishAccepts(ctx, &wish, doc, facts, ledger)...)
-	foreign := e.wishPorts(&wish, doc, ledger, facts.Seen, e.hairpins(ctx, doc, facts.Seen))
+	reflects := e.hairpins(ctx, doc, facts.Seen)
+	foreign := e.wishPorts(&wish, doc, ledger, facts.Seen, reflects)
 	foreign = append(foreign, e.tagOthers(&wish, doc, ledger, facts.Seen)...)
 	e.wishSnoops(&wish, ledger, doc, facts.Seen)
 	ownDoors(ledger, wish)
@@ -128,7 +133,8 @@ func (e *Engine) planFor(ctx context.Context, doc spec.Document, facts render.Fa
 	e.disownPorts(p.Ledger, foreign)
 	disownSnoops(p.Ledger, wish, facts.Seen)
 	disownDoors(p.Ledger)
-	return draft{doc: doc, plan: p, seen: facts.Seen, notes: notes}, nil
+	now := known{ports: e.attachedPorts(doc, facts.Seen, reflects), targets: facts.Targets}
+	return draft{doc: doc, plan: p, seen: facts.Seen, notes: notes, known: now}, nil
 }
 
 const forwarding6 = "net/ipv6/conf/all/forwarding"
@@ -223,17 +229,47 @@ func (e *Engine) reconcile(ctx context.Context, title string, want spec.Document
 		e.held = held
 		d.doc = want
 		if len(d.plan.Steps) == 0 && want.Equal(had) && maps.Equal(d.plan.Ledger, e.Store.Ledger()) {
+			e.known = d.known
 			return nil, nil
 		}
 		if txn.ActorOf(ctx).Kind == txn.ByRepair && len(d.plan.Steps) > 0 {
-			e.tellSteps(DriftEvent, "seen", d.plan.Steps, who, "changed behind our back: %s")
+			return e.mend(ctx, d, who)
 		}
-		_, err = e.carryOut(ctx, title, d, nil)
-		if slices.ContainsFunc(d.plan.Steps, func(s plan.Step) bool { return render.IsDoor(s.Key()) }) {
-			e.cutFlows(ctx, allForwards(want))
-		}
+		return d.plan.Steps, e.settle(ctx, title, d)
+	}
+}
+
+// mend carries out what a look found missing, and tells drift from what is new. It
+// returns what others had broken, or all of it if that failed.
+func (e *Engine) mend(ctx context.Context, d draft, who string) ([]plan.Step, error) {
+	drift, news := e.tellApart(d.plan.Steps, d.doc, d.known)
+	title := titleOf(news)
+	if len(drift) == 0 {
+		ctx = txn.By(ctx, txn.Actor{Kind: txn.ByFollow, Name: who})
+	} else {
+		title = putBack(drift)
+		e.tellSteps(DriftEvent, "seen", drift, who, "changed behind our back: %s")
+	}
+	if err := e.settle(ctx, title, d); err != nil {
 		return d.plan.Steps, err
 	}
+	if len(drift) > 0 {
+		e.keepNews(news, who)
+	}
+	e.tellNews(news, who)
+	return drift, nil
+}
+
+// settle carries out what nobody asked for.
+func (e *Engine) settle(ctx context.Context, title string, d draft) error {
+	_, err := e.carryOut(ctx, title, d, nil)
+	if slices.ContainsFunc(d.plan.Steps, func(s plan.Step) bool { return render.IsDoor(s.Key()) }) {
+		e.cutFlows(ctx, allForwards(d.doc))
+	}
+	if err == nil {
+		e.known = d.known
+	}
+	return err
 }
 
 // culprit finds the network whose bridge something foreign stands in the way of.
@@ -243,7 +279,7 @@ func culprit(err error, d spec.Document) (spec.NetworkName, string, bool) {
 		return "", "", false
 	}
 	for name, n := range d.Networks {
-		if n.Started && hangsOn(foreign.Key, n.Bridge) {
+		if n.Started && hangsOn(foreign.Key, n.GuestLink()) {
 			return name, foreign.Error(), true
 		}
 	}

@@ -10,12 +10,14 @@ import (
 type ActorKind string
 
 // The kinds of actors. Beside people there is what happens by itself: a repair of
-// what others changed, the start of the daemon, and the clock.
+// what others changed, what follows from guests that come and go, the start of the
+// daemon, and the clock.
 const (
 	ByUser   ActorKind = "user"
 	ByToken  ActorKind = "token"
 	ByPage   ActorKind = "page"
 	ByRepair ActorKind = "repair"
+	ByFollow ActorKind = "follow"
 	ByStart  ActorKind = "start"
 	ByClock  ActorKind = "clock"
 	ByOther  ActorKind = "other"
@@ -25,7 +27,7 @@ const (
 type Actor struct {
 	Kind ActorKind `json:"kind,omitempty"`
 	// Name of the user, of the token, or of another program as the kernel tells it;
-	// for a repair, who made it necessary, if that is known.
+	// for what happens by itself, who made it necessary, if that is known.
 	Name string `json:"name,omitempty"`
 	// UID is the user's id; it means something for ByUser alone.
 	UID uint32 `json:"uid"`
@@ -49,6 +51,11 @@ func (a Actor) String() string {
 			return "drift repair after " + a.Name
 		}
 		return "drift repair"
+	case ByFollow:
+		if a.Name != "" {
+			return "the daemon after " + a.Name
+		}
+		return "the daemon"
 	case ByStart:
 		return "start of the daemon"
 	case ByClock:

@@ -14,6 +14,8 @@ func TestActorsInWords(t *testing.T) {
 		"page login 7 (root)":            {Kind: ByPage, Name: "login 7 (root)"},
 		"drift repair":                   {Kind: ByRepair},
 		"drift repair after nft (pid 7)": {Kind: ByRepair, Name: "nft (pid 7)"},
+		"the daemon":                     {Kind: ByFollow},
+		"the daemon after nft (pid 7)":   {Kind: ByFollow, Name: "nft (pid 7)"},
 		"start of the daemon":            {Kind: ByStart},
 		"the clock":                      {Kind: ByClock},
 	} {

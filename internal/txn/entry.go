@@ -1,7 +1,6 @@
 package txn
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -20,7 +19,7 @@ const (
 	EntryChange EntryKind = "change"
 	// EntryRepair: what others changed was put back.
 	EntryRepair EntryKind = "repair"
-	// EntryPort: a guest's NIC was plugged or unplugged.
+	// EntryPort: a guest's NIC was plugged or unplugged, or forwards followed a guest.
 	EntryPort EntryKind = "port"
 	// EntryForeign: another program changed something of the host's network.
 	EntryForeign EntryKind = "foreign"
@@ -73,9 +72,11 @@ func (t Txn) Entry(had spec.Document) Entry {
 		Kind: EntryChange, ID: t.ID, Began: t.Began, By: t.By, Title: t.Title, Phase: t.Phase, Problem: t.Problem,
 		Steps: slices.Concat(t.Steps, t.After), Objects: Objects(had, t.Doc),
 	}
-	if t.By.Kind == ByRepair {
+	switch t.By.Kind {
+	case ByRepair:
 		e.Kind = EntryRepair
-		e.Title = putBack(e.Steps)
+	case ByFollow:
+		e.Kind = EntryPort
 	}
 	e.StepCount, e.ObjectCount = len(e.Steps), len(e.Objects)
 	named := map[spec.NetworkName]bool{}
@@ -101,28 +102,17 @@ func (t Txn) Entry(had spec.Document) Entry {
 	return e
 }
 
-// putBack says in words what a repair put back.
-func putBack(steps []plan.Step) string {
-	switch len(steps) {
-	case 0:
-		return "repair"
-	case 1:
-		return "put back " + steps[0].Key().String()
-	}
-	return fmt.Sprintf("put back %s and %d more", steps[0].Key(), len(steps)-1)
-}
-
 // Empty says that nothing was done that anybody would ask about.
 func (e Entry) Empty() bool { return e.StepCount == 0 && e.ObjectCount == 0 && e.Phase == Confirmed }
 
-// NetworksByBridge finds networks by the name of their bridge, those of later
-// documents first.
+// NetworksByBridge finds networks by the name of their bridge, or of the NIC that
+// guests share; those of later documents first.
 func NetworksByBridge(docs ...spec.Document) map[string]spec.NetworkName {
 	at := map[string]spec.NetworkName{}
 	for _, doc := range docs {
 		for name, n := range doc.Networks {
-			if n.Bridge != "" {
-				at[n.Bridge] = name
+			if on := n.GuestLink(); on != "" {
+				at[on] = name
 			}
 		}
 	}
