@@ -10,6 +10,7 @@
 //	daemon freeze         stop it where it is (SIGSTOP), as if it hung
 //	daemon ended          wait until somebody else ended it
 //	db ARGS               run the client
+//	tty FILE ARGS         run the client on a terminal; the lines of FILE wait for text and type
 //	host CMD ARGS         run any command on the host
 //	lan CMD ARGS          run any command on the machine beside it
 //	within LIMIT REGEXP [!] db|host|lan CMD ARGS
@@ -19,6 +20,11 @@
 //	guest NAME BRIDGE     a guest without QEMU: a namespace behind a port of BRIDGE
 //	guest NAME TAP tap    the same, behind a tap that attach made, which it opens as QEMU would
 //	in NAME CMD ARGS      run a command in that guest; shells find $WORK in their environment
+//	vm boot NAME NIC      a guest with QEMU: drawbridge qemu --nic NIC,name=NAME; it asks for an address
+//	                      by DHCP and serves http
+//	vm run NAME COMMAND   run a line of shell in it
+//	vm kill NAME          end its QEMU with SIGKILL
+//	vm gone NAME          wait until its QEMU has ended
 //	calls WHO PROTO ADDRESS:PORT SOURCE
 //	                      WHO (lan, host or a guest) asks a server that answers with the
 //	                      address that it sees, tcp or udp, until it says SOURCE
@@ -95,7 +101,7 @@ var params = testscript.Params{
 	Condition:           condition,
 	Cmds: map[string]func(*testscript.TestScript, bool, []string){
 		"daemon": cmdDaemon, "db": run(client), "host": run(onHost), "lan": run(onLAN),
-		"within": cmdWithin, "services": cmdServices, "cable": cmdCable, "guest": cmdGuest, "in": run(inGuest), "calls": cmdCalls,
+		"within": cmdWithin, "services": cmdServices, "cable": cmdCable, "guest": cmdGuest, "vm": cmdVM, "tty": cmdTTY, "in": run(inGuest), "calls": cmdCalls,
 	},
 }
 
@@ -128,13 +134,15 @@ type world struct {
 	ended     chan error
 	guests    map[string]*nettest.Node
 	taps      []*os.File // both ends of the cables of guests behind taps
+	images    *nettest.Guests
+	vms       map[string]*nettest.Guest
 }
 
 type worldKey struct{}
 
 func setup(env *testscript.Env) error {
 	ctx := context.Background()
-	w := &world{work: env.WorkDir, guests: map[string]*nettest.Node{}}
+	w := &world{work: env.WorkDir, guests: map[string]*nettest.Node{}, vms: map[string]*nettest.Guest{}}
 	if err := os.Chmod(env.WorkDir, 0o755); err != nil {
 		return err
 	}
@@ -174,6 +182,7 @@ func makeScriptsExecutable(dir string) error {
 }
 
 func (w *world) close() {
+	w.endVMs()
 	if w.daemon != nil {
 		_ = w.daemon.Process.Kill()
 		<-w.ended
