@@ -73,7 +73,12 @@ func count(n int, what string) string {
 }
 
 func (a *app) changeCommand() *cobra.Command {
-	group := &cobra.Command{Use: "change", Short: "Changes that wait for a decision, or are stuck"}
+	group := &cobra.Command{
+		Use: "change", Short: "Changes that wait for a decision, or are stuck",
+		Long: "A change that touches the host's own links, or may keep you from coming back, is made on trial: it waits to be\n" +
+			"confirmed, and is taken back if nobody does so in time. What was done before is in \"drawbridge log\".",
+		Example: "  drawbridge change ls\n  drawbridge change confirm 3f2a9c01\n  drawbridge change cancel 3f2a9c01",
+	}
 	ls := &cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List changes that are not finished", Args: cobra.NoArgs, Example: "  drawbridge change ls",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -159,6 +164,6 @@ func (a *app) extendCommand() *cobra.Command {
 			return a.done(fmt.Sprintf("change %s: %s more", args[0], by))
 		},
 	}
-	c.Flags().DurationVar(&by, "by", time.Minute, "how much later the change is taken back")
+	c.Flags().DurationVar(&by, "by", time.Minute, "`TIME` by which the change is taken back later, 1s to 1h")
 	return c
 }

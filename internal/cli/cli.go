@@ -77,7 +77,8 @@ func (a *app) main(ctx context.Context, args []string) int {
 	root := a.root()
 	root.SetArgs(args[1:])
 	defer a.stopOffline()
-	code := a.exitCode(root.ExecuteContext(ctx))
+	c, err := root.ExecuteContextC(ctx)
+	code := a.exitCode(c, err)
 	a.sayPending()
 	return code
 }
@@ -130,7 +131,7 @@ type usageError struct{ error }
 func usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // exitCode says on stderr what went wrong, in one line, and returns the code.
-func (a *app) exitCode(err error) int {
+func (a *app) exitCode(c *cobra.Command, err error) int {
 	if err == nil {
 		return ExitDone
 	}
@@ -142,7 +143,7 @@ func (a *app) exitCode(err error) int {
 		return coded.ExitCode()
 	}
 	if _, ok := errors.AsType[usageError](err); ok {
-		a.complain(err.Error() + "\nsee drawbridge --help")
+		a.complain(err.Error() + "\n" + helpHint(c))
 		return ExitUsage
 	}
 	switch {
@@ -170,11 +171,13 @@ func (a *app) root() *cobra.Command {
 		Use:   "drawbridge",
 		Short: "Networks for KVM guests, changed and repaired safely",
 		Long: `Drawbridge gives the KVM guests of this host their networks: virtual switches with
-NAT to the outside, or isolated from it, with DHCP, DNS and IPv6. Every change is planned,
-verified, and taken back if it goes wrong.`,
-		Example: `  drawbridge status
-  drawbridge network create lab --mode isolated
-  drawbridge qemu --nic network=default,name=ubuntu-cloud -- qemu-system-x86_64 -m 1G disk.img`,
+NAT to the outside, or isolated from it, with DHCP, DNS and IPv6; or they stand on the LAN beside
+the host. Every change is planned, verified, and taken back if it goes wrong.`,
+		Example: `  drawbridge advise                     # bridge or NAT, for this host, and why
+  drawbridge network create default
+  drawbridge qemu --nic network=default,name=ubuntu-cloud -- qemu-system-x86_64 -m 1G disk.img
+  drawbridge forward add 8080 ubuntu-cloud:80
+  drawbridge status`,
 		SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return errors.Join(a.prepare(c), a.offline(c)) },
 	}
@@ -186,8 +189,8 @@ verified, and taken back if it goes wrong.`,
 		socket = s
 	}
 	f := root.PersistentFlags()
-	f.StringVar(&a.socket, "socket", socket, "socket of the daemon (or environment DRAWBRIDGE_SOCKET)")
-	f.StringVarP(&a.format, "output", "o", "table", "form of the output: table, json or yaml")
+	f.StringVar(&a.socket, "socket", socket, "`PATH` of the daemon's socket (or environment DRAWBRIDGE_SOCKET)")
+	f.StringVarP(&a.format, "output", "o", "table", "`FORM` of the output: table, json or yaml")
 	f.BoolVar(&a.noColor, "no-color", false, "no colours (also by environment NO_COLOR)")
 	_ = root.RegisterFlagCompletionFunc("output", func(c *cobra.Command, args []string, to string) ([]string, cobra.ShellCompDirective) {
 		return fixed(forms(c)...)(c, args, to)
@@ -200,6 +203,7 @@ verified, and taken back if it goes wrong.`,
 		a.modeCommand(), a.versionCommand(), manCommand(),
 	)
 	root.AddCommand(a.extra.Commands...)
+	a.inSections(root)
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
@@ -216,7 +220,7 @@ func strict(c *cobra.Command) {
 		c.RunE = func(c *cobra.Command, args []string) error {
 			switch {
 			case len(args) > 0:
-				return usage("there is no command %q; there are %s", strings.TrimSpace(path(c)+" "+args[0]), strings.Join(names(c), ", "))
+				return unknown(c, args[0])
 			case c.HasParent():
 				return usage("%s needs a command: %s", path(c), strings.Join(names(c), ", "))
 			}

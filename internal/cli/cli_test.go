@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"drawbridge/internal/api"
 )
@@ -200,7 +201,7 @@ var goldens = []struct{ name, args string }{
 	{"web", "web"}, {"web-read-only", "web --read-only --listen 127.0.0.1:9000 -o json"}, {"web-off", "web --off"},
 	{"session-ls", "session ls"}, {"session-rm", "session rm ab12cd34"},
 	{"token-add", "token add wall --read-only --for 48h"}, {"token-add-bad", "token add wall --for 1ms"}, {"token-ls", "token ls"}, {"token-rm", "token rm wall"},
-	{"unknown", "bogus"}, {"unknown-in-group", "network bogus"}, {"group", "network"}, {"unknown-flag", "network ls --bogus"}, {"extra-argument", "network ls all"},
+	{"unknown", "bogus"}, {"unknown-near", "netwrok ls"}, {"unknown-near-in-group", "forward lst"}, {"unknown-in-group", "network bogus"}, {"group", "network"}, {"unknown-flag", "network ls --bogus"}, {"extra-argument", "network ls all"},
 	{"bad-output", "status -o xml"}, {"help-unknown", "help bogus"}, {"help", "--help"}, {"help-create", "network create --help"},
 	{"complete-network", "__complete network show d"}, {"complete-mac", "__complete reservation rm default "}, {"complete-set", "__complete network set default m"},
 	{"unreachable", "--socket /nonexistent/socket status"}, {"complete-unreachable", "__complete --socket /nonexistent/socket network show "},
@@ -294,9 +295,15 @@ func TestEveryCommandIsExplained(t *testing.T) {
 		if c.Short == "" {
 			t.Errorf("%s has no short explanation", c.CommandPath())
 		}
-		if c.Example == "" && !c.HasSubCommands() && c.Parent().Name() != "completion" {
+		if c.Example == "" && c.Name() != "completion" && (c.Parent() == nil || c.Parent().Name() != "completion") {
 			t.Errorf("%s has no example", c.CommandPath())
 		}
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			name, _ := pflag.UnquoteUsage(f)
+			if name != strings.ToUpper(name) && name != "auto|off|CIDR" {
+				t.Errorf("%s --%s: %q does not say what is to be given", c.CommandPath(), f.Name, name)
+			}
+		})
 		for _, sub := range c.Commands() {
 			walk(sub)
 		}

@@ -15,7 +15,7 @@ import (
 // deciding adds the flags of commands that may put the host's own connections at
 // risk, and then wait for a person.
 func (f *changeFlags) deciding(c *cobra.Command) {
-	c.Flags().DurationVar(&f.Within, "confirm-within", time.Minute, "if the host's own connections are at risk: how long it waits to be confirmed, then all is taken back")
+	c.Flags().DurationVar(&f.Within, "confirm-within", time.Minute, "`TIME`, 1s to 1h, that it waits to be confirmed if the host's own connections are at risk; then all is taken back")
 	c.Flags().BoolVar(&f.WhenReachable, "confirm-when-reachable", false, "it confirms itself once your own TCP connection (ssh) carries new data, and gateway and resolver answer again")
 	c.Flags().BoolVar(&f.noWait, "no-wait", false, "do not wait for the decision: print the change and return")
 }

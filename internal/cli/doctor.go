@@ -15,6 +15,9 @@ type wrongError struct{ error }
 
 func (wrongError) ExitCode() int { return ExitFailed }
 
+// allFindings is what --fix without a code stands for.
+const allFindings = "all"
+
 func (a *app) doctorCommand() *cobra.Command {
 	var flags changeFlags
 	c := &cobra.Command{
@@ -30,7 +33,10 @@ func (a *app) doctorCommand() *cobra.Command {
 			about := strings.Join(args, "")
 			if c.Flags().Changed("fix") {
 				code, _ := c.Flags().GetString("fix")
-				return a.treat(c, api.FixRequest{Code: strings.TrimSpace(code), About: about}, flags.Options)
+				if code == allFindings {
+					code = ""
+				}
+				return a.treat(c, api.FixRequest{Code: code, About: about}, flags.Options)
 			}
 			stop := a.progress("look at the host")
 			d, err := a.client.Doctor(c.Context(), about)
@@ -44,8 +50,8 @@ func (a *app) doctorCommand() *cobra.Command {
 			return wrongError{errors.New(wrongCount(d))}
 		},
 	}
-	c.Flags().String("fix", "", "mend what can be mended by itself: of all findings, or those of one code (--fix=CODE)")
-	c.Flags().Lookup("fix").NoOptDefVal = " "
+	c.Flags().String("fix", "", "mend what can be mended by itself: all findings, or those of one `CODE`")
+	c.Flags().Lookup("fix").NoOptDefVal = allFindings
 	flags.dryRun(c)
 	return c
 }

@@ -18,7 +18,7 @@ func (a *app) planCommand() *cobra.Command {
 	var file string
 	var flags changeFlags
 	c := &cobra.Command{
-		Use: "plan -f FILE", Short: "Say what applying a document would do, and change nothing", Args: cobra.NoArgs,
+		Use: "plan -f FILE", Short: "Say what apply would do with a document, and change nothing", Args: cobra.NoArgs,
 		Example: "  drawbridge plan -f networks.yaml\n  drawbridge plan --picture -f networks.yaml",
 		RunE: func(c *cobra.Command, _ []string) error {
 			raw, err := a.read(file)
@@ -37,9 +37,10 @@ func (a *app) applyCommand() *cobra.Command {
 	var file string
 	var flags changeFlags
 	c := &cobra.Command{
-		Use: "apply -f FILE", Short: "Make a document all that there is, in one change", Args: cobra.NoArgs,
-		Long: `Make a document all that there is, in one change. Networks and reservations that it does
-not name are removed; leases and the taps of others never are. Twice in a row is nothing to do.`,
+		Use: "apply -f FILE", Short: "Make all networks what a document says, in one change", Args: cobra.NoArgs,
+		Long: `Make all networks what a document says, in one change. Networks, forwards and reservations
+that it does not name are removed; leases and the taps of others never are. Twice in a row is nothing
+to do. "drawbridge export" writes such a document.`,
 		Example: "  drawbridge export > networks.yaml\n  drawbridge apply -f networks.yaml\n  drawbridge apply --dry-run -f - < networks.yaml",
 		RunE: func(c *cobra.Command, _ []string) error {
 			raw, err := a.read(file)

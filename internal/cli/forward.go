@@ -19,6 +19,7 @@ func (a *app) forwardCommand() *cobra.Command {
 			"this host (127.0.0.1 included), and from guests, by any address of this host; the guest sees who\n" +
 			"really calls, except where the answer would not come back: for guests of its own network and for\n" +
 			"127.0.0.1. It follows the guest when its address changes.",
+		Example: "  drawbridge forward add 8080 ubuntu-cloud:80\n  drawbridge forward ls\n  drawbridge forward rm 8080",
 	}
 	group.AddCommand(a.forwardAdd(), a.forwardList(), a.forwardShow(), a.forwardRemove())
 	return group
@@ -58,11 +59,11 @@ func (a *app) forwardAdd() *cobra.Command {
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&r.Proto, "proto", "tcp", "tcp, udp, sctp, or both for tcp and udp")
-	f.StringVar(&r.Network, "network", "", "network of the guest (default: found by the guest)")
-	f.StringSliceVar(&r.From, "from", nil, "who may use it: prefixes or addresses, separated by commas (default: everybody)")
-	f.DurationVar(&span, "for", 0, "close it by itself after this time, such as 2h")
-	f.StringVar(&r.Comment, "comment", "", "a remark for people")
+	f.StringVar(&r.Proto, "proto", "tcp", "`PROTO`: tcp, udp, sctp, or both for tcp and udp")
+	f.StringVar(&r.Network, "network", "", "`NETWORK` of the guest (default: found by the guest)")
+	f.StringSliceVar(&r.From, "from", nil, "`SOURCES` that may use it: prefixes or addresses, separated by commas (default: everybody)")
+	f.DurationVar(&span, "for", 0, "close it by itself after this `TIME`, such as 2h (default: never)")
+	f.StringVar(&r.Comment, "comment", "", "`TEXT`, a remark for people")
 	f.BoolVar(&all, "all", false, "give every port of LISTEN_IP to the guest, and let it go out by that address")
 	f.BoolVar(&r.Force, "force", false, "go on although a program of this host listens there, or a firewall takes or drops what comes; what might keep you from coming back waits to be confirmed")
 	f.BoolVar(&r.ListenAnyway, "listen-anyway", false, "go on although LISTEN_IP is not an address of this host")

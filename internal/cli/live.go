@@ -13,7 +13,10 @@ import (
 )
 
 func (a *app) reservationCommand() *cobra.Command {
-	group := &cobra.Command{Use: "reservation", Short: "Addresses that belong to certain guests"}
+	group := &cobra.Command{
+		Use: "reservation", Short: "Addresses that belong to certain guests",
+		Example: "  drawbridge reservation add default 52:54:00:12:34:56 192.168.122.57 --hostname web\n  drawbridge reservation ls",
+	}
 	group.AddCommand(a.reservationAdd(), a.reservationList(), a.reservationRemove())
 	return group
 }
@@ -30,7 +33,7 @@ func (a *app) reservationAdd() *cobra.Command {
 			return a.change("reserve "+r.IP, func() (api.Change, error) { return a.client.Reserve(c.Context(), args[0], r, flags.Options) })
 		},
 	}
-	c.Flags().StringVar(&r.Hostname, "hostname", "", "name that DNS answers with")
+	c.Flags().StringVar(&r.Hostname, "hostname", "", "`NAME` that DNS answers with (default: what the guest calls itself)")
 	flags.dryRun(c)
 	return c
 }
@@ -88,7 +91,7 @@ func (a *app) leaseCommand() *cobra.Command {
 			})
 		},
 	}
-	group := &cobra.Command{Use: "lease", Short: "Addresses given to guests by DHCP"}
+	group := &cobra.Command{Use: "lease", Short: "Addresses given to guests by DHCP", Example: "  drawbridge lease ls"}
 	group.AddCommand(ls)
 	return group
 }
@@ -122,7 +125,7 @@ func (a *app) guestCommand() *cobra.Command {
 			})
 		},
 	}
-	group := &cobra.Command{Use: "guest", Short: "The machines on the networks"}
+	group := &cobra.Command{Use: "guest", Short: "The machines on the networks", Example: "  drawbridge guest ls"}
 	group.AddCommand(ls)
 	return group
 }
@@ -138,7 +141,11 @@ func (a *app) portCommand() *cobra.Command {
 			return a.show(ports, func(w *writer) { portTable(w, ports) })
 		},
 	}
-	group := &cobra.Command{Use: "port", Short: "Guests' NICs on the networks"}
+	group := &cobra.Command{
+		Use: "port", Short: "Guests' NICs on the networks", Example: "  drawbridge port ls\n  drawbridge port attach default --name web --user alice",
+		Long: "A port is a guest's NIC on a network. \"drawbridge qemu\" makes one that goes with QEMU, \"attach\" a tap for other\n" +
+			"programs; what these plug into a network's bridge by themselves is a port too.",
+	}
 	group.AddCommand(ls, a.portAttach(), a.portDetach())
 	return group
 }
@@ -213,10 +220,10 @@ func (a *app) portAttach() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().StringVar(&r.Guest, "name", "", "name of the guest")
-	c.Flags().StringVar(&r.User, "user", "", "user that may open the tap")
-	c.Flags().StringVar(&r.MAC, "mac", "", "hardware address of the guest's NIC")
-	c.Flags().IntVar(&r.Queues, "queues", 0, "queues of a multi-queue NIC")
+	c.Flags().StringVar(&r.Guest, "name", "", "`NAME` of the guest, its own on this host (default: the tap's)")
+	c.Flags().StringVar(&r.User, "user", "", "`USER` that may open the tap (default: root, or who asks if that is not root)")
+	c.Flags().StringVar(&r.MAC, "mac", "", "hardware address `MAC` of the guest's NIC (default: one made of host, network and name)")
+	c.Flags().IntVar(&r.Queues, "queues", 0, "`N` queues of a multi-queue NIC, 1 to 256 (default 1)")
 	c.Flags().IntVar(&r.VLAN, "vlan", 0, "VLAN `ID` that the guest is in without knowing of it, whatever the network's (mode bridged)")
 	c.Flags().StringVar(&r.VLANTrunk, "vlan-trunk", "", "`VLANS` that the guest gets with their tags, such as 30,40-49 (mode bridged)")
 	return c

@@ -41,10 +41,10 @@ kernel tells who it was. The record is kept on disk; the newest of it comes last
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&since, "since", "", "how far back: a duration (24h), or a time (RFC 3339)")
-	f.StringVar(&o.Network, "network", "", "only what was about this network")
-	f.StringSliceVar(&o.Kinds, "kind", nil, "only these kinds, by comma: "+strings.Join(logKinds, ", "))
-	f.IntVarP(&o.Limit, "lines", "n", 50, "how many at most")
+	f.StringVar(&since, "since", "", "how far back: a `TIME` span (24h), or a time (RFC 3339)")
+	f.StringVar(&o.Network, "network", "", "only what was about this `NETWORK`")
+	f.StringSliceVar(&o.Kinds, "kind", nil, "only these `KINDS`, by comma: "+strings.Join(logKinds, ", "))
+	f.IntVarP(&o.Limit, "lines", "n", 50, "`N` entries at most")
 	_ = c.RegisterFlagCompletionFunc("network", a.complete(networkNames))
 	_ = c.RegisterFlagCompletionFunc("kind", fixed(logKinds...))
 	c.AddCommand(a.logShow())

@@ -45,9 +45,9 @@ With -o json it prints one event a line.`,
 			return err
 		},
 	}
-	c.Flags().StringVar(&o.Network, "network", "", "only what is about this network")
-	c.Flags().StringSliceVar(&o.Kinds, "kind", nil, "only these kinds, by comma: "+strings.Join(eventKindNames, ", "))
-	c.Flags().StringVar(&since, "since", "", "begin with what happened so long ago (10m), since a time (RFC 3339), or after the event with this id")
+	c.Flags().StringVar(&o.Network, "network", "", "only what is about this `NETWORK`")
+	c.Flags().StringSliceVar(&o.Kinds, "kind", nil, "only these `KINDS`, by comma: "+strings.Join(eventKindNames, ", "))
+	c.Flags().StringVar(&since, "since", "", "begin with what happened so long ago (`TIME`: 10m), since a time (RFC 3339), or after the event with this id")
 	_ = c.RegisterFlagCompletionFunc("network", a.complete(networkNames))
 	_ = c.RegisterFlagCompletionFunc("kind", fixed(eventKindNames...))
 	return c

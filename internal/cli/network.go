@@ -40,7 +40,10 @@ func (f *changeFlags) cutGuests(c *cobra.Command) {
 }
 
 func (a *app) networkCommand() *cobra.Command {
-	group := &cobra.Command{Use: "network", Aliases: []string{"net"}, Short: "Make, change, start and stop networks"}
+	group := &cobra.Command{
+		Use: "network", Aliases: []string{"net"}, Short: "Make, change, start and stop networks",
+		Example: "  drawbridge network ls\n  drawbridge network create lab --mode isolated\n  drawbridge network set lab mtu=1400\n  drawbridge network rm lab",
+	}
 	group.AddCommand(
 		a.networkCreate(), a.networkList(), a.networkShow(), a.networkSet(),
 		a.networkVerb("start", "Make a network run", false, (*api.Client).StartNetwork),
@@ -59,8 +62,15 @@ func (a *app) networkCreate() *cobra.Command {
 	c := &cobra.Command{
 		Use: "create NAME", Short: "Define a network and start it", Args: cobra.ExactArgs(1),
 		Long: `Define a network and start it. What is left open is chosen once and kept: a subnet that
-overlaps with no route of this host (192.168.122.0/24 first), a bridge name (virbr0, virbr1, …),
-hardware addresses, and a DNS domain.`,
+overlaps with no route of this host (192.168.122.0/24 first), a bridge name, hardware addresses,
+and a DNS domain. The modes:
+
+  nat       guests have a subnet of their own and reach out with the host's address
+  isolated  guests reach each other and the host, and nobody else
+  bridged   guests are machines of the LAN; the NIC moves into a bridge, on trial until confirmed
+  direct    guests share a NIC that is not touched; they and the host cannot talk to each other
+
+"drawbridge advise" says which suits this host.`,
 		Example: `  drawbridge network create default
   drawbridge network create lab --mode isolated --subnet 10.9.0.0/24 --ipv6 off
   drawbridge network create lan --mode bridged --uplink enp6s18
@@ -91,18 +101,18 @@ hardware addresses, and a DNS domain.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&n.Mode, "mode", "", "what the network does with its traffic; see drawbridge mode ls (default nat)")
+	f.StringVar(&n.Mode, "mode", "", "`MODE` as above (default nat)")
 	f.StringArrayVar(&subnets, "subnet", nil, "`CIDR`; host bits name the host's own address; may be given once for IPv4 and once for IPv6")
 	f.StringVar(&n.IPv6, "ipv6", "", "`auto|off|CIDR`; auto: a unique local /64 if the host has IPv6")
-	f.StringVar(&n.Bridge, "bridge", "", "`NAME` of the bridge")
+	f.StringVar(&n.Bridge, "bridge", "", "`NAME` of the bridge (default: the first free of virbr0, virbr1, …; br0, br1, … in mode bridged)")
 	f.StringArrayVar(&n.Uplinks, "uplink", nil, "`NIC` that leads to the LAN (mode bridged, where it may be given more than once, or direct)")
 	f.StringVar(&adopt, "adopt", "", "`BRIDGE` of the host's own to use as it is (mode bridged)")
 	f.BoolVar(&n.STP, "stp", false, "let the bridge speak the spanning tree protocol (mode bridged)")
 	f.IntVar(&n.VLAN, "vlan", 0, "VLAN `ID` that guests are in without knowing of it (mode bridged)")
 	f.StringVar(&n.VLANTrunk, "vlan-trunk", "", "`VLANS` that guests get with their tags, such as 30,40-49 (mode bridged)")
 	f.StringVar(&dhcpRange, "dhcp-range", "", "`A-B`, the addresses to give away, or off for reserved ones only")
-	f.StringVar(&n.Domain, "domain", "", "DNS domain of the guests")
-	f.IntVar(&n.MTU, "mtu", 0, "size of the largest packet in bytes (default 1500)")
+	f.StringVar(&n.Domain, "domain", "", "DNS `DOMAIN` of the guests (default NAME.internal)")
+	f.IntVar(&n.MTU, "mtu", 0, "size of the largest packet in `BYTES` (default 1500, or the uplink's)")
 	f.StringSliceVar(&n.AllowUsers, "allow-users", nil, "`USERS` that may plug in guests of their own, by comma")
 	f.BoolVar(&noStart, "no-start", false, "define it only; it is not started at boot either")
 	flags.dryRun(c)

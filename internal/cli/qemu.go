@@ -30,9 +30,15 @@ func (a *app) qemuCommand() *cobra.Command {
 		Short: "Run QEMU with NICs on networks",
 		Long: `Plug a guest into networks and become its QEMU: signals, console and exit code are QEMU's,
 and the ports go when QEMU goes, however it dies. For each --nic, -netdev and -device are appended
-to QEMU's arguments, and -name unless it is among them. A guest's name is its own on the host: while
-it runs, another cannot have it. vlan and vlan-trunk are for networks of mode bridged; + joins the
-VLANs of a trunk.`,
+to QEMU's arguments, and -name unless it is among them.
+
+  network     a network that runs
+  name        the guest's name, its own on the host while it runs (default: the tap's)
+  mac         the NIC's hardware address (default: one made of host, network and name, always the same)
+  queues      of a multi-queue NIC, 1 to 256 (default 1); the guest needs as many processors
+  model       as QEMU names it (default virtio-net-pci)
+  vlan        the VLAN that the guest is in without knowing of it, 1 to 4094 (mode bridged)
+  vlan-trunk  VLANs that it gets with their tags, joined by + (mode bridged)`,
 		Example: `  drawbridge qemu --nic network=default,name=ubuntu-cloud -- qemu-system-x86_64 -m 1G disk.img
   drawbridge qemu --nic network=default,name=web --nic network=lab,queues=4 -- qemu-system-x86_64 -smp 4 disk.img
   drawbridge qemu --nic network=lan,name=dmz,vlan=30 -- qemu-system-x86_64 disk.img`,
@@ -48,7 +54,7 @@ VLANs of a trunk.`,
 			return a.runQEMU(c, nics, args)
 		},
 	}
-	c.Flags().StringArrayVar(&specs, "nic", nil, "`network=NET[,name=GUEST][,mac=MAC][,queues=N][,model=MODEL][,vlan=ID][,vlan-trunk=30+40-49]`, once for each NIC")
+	c.Flags().StringArrayVar(&specs, "nic", nil, "`NIC` as above, once for each")
 	c.Flags().BoolVar(&show, "print", false, "print the command line, with numbers of descriptors made up, and plug in nothing")
 	c.Flags().SetInterspersed(false)
 	_ = c.RegisterFlagCompletionFunc("nic", a.completeNIC)

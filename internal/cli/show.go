@@ -137,7 +137,7 @@ func (a *app) modeCommand() *cobra.Command {
 			})
 		},
 	}
-	group := &cobra.Command{Use: "mode", Short: "What a network can do with its guests' traffic"}
+	group := &cobra.Command{Use: "mode", Short: "What a network can do with its guests' traffic", Example: "  drawbridge mode ls"}
 	group.AddCommand(ls)
 	return group
 }

@@ -43,7 +43,7 @@ works once and for ten minutes. The page stays on, also when the daemon is resta
 			})
 		},
 	}
-	c.Flags().StringVar(&r.Listen, "listen", "", "ADDRESS:PORT on this host (default: where it is, or "+api.DefaultListen+")")
+	c.Flags().StringVar(&r.Listen, "listen", "", "`ADDRESS:PORT` on this host (default: where it is, or "+api.DefaultListen+")")
 	c.Flags().BoolVar(&r.ReadOnly, "read-only", false, "who uses the link may only look")
 	c.Flags().BoolVar(&open, "open", false, "open it in this desktop's browser too")
 	c.Flags().BoolVar(&off, "off", false, "turn the page off")
@@ -89,7 +89,9 @@ func (a *app) sessionCommand() *cobra.Command {
 			return a.done("session " + args[0] + ": logged out")
 		},
 	}
-	group := &cobra.Command{Use: "session", Short: "Browsers that are logged in to the web page"}
+	group := &cobra.Command{
+		Use: "session", Short: "Browsers that are logged in to the web page", Example: "  sudo drawbridge session ls\n  sudo drawbridge session rm 3f2a9c01",
+	}
 	group.AddCommand(ls, rm)
 	return group
 }
@@ -109,7 +111,9 @@ func ago(at, now time.Time) string {
 }
 
 func (a *app) tokenCommand() *cobra.Command {
-	group := &cobra.Command{Use: "token", Short: "Secrets that let scripts and wall screens in by TCP"}
+	group := &cobra.Command{
+		Use: "token", Short: "Secrets that let scripts and wall screens in by TCP", Example: "  sudo drawbridge token add wall --read-only\n  sudo drawbridge token ls",
+	}
 	group.AddCommand(a.tokenAdd(), a.tokenList(), a.tokenRemove())
 	return group
 }
@@ -135,7 +139,7 @@ wall screen (typed into the page's login). It is printed once: only its hash is 
 		},
 	}
 	c.Flags().BoolVar(&r.ReadOnly, "read-only", false, "it may only look")
-	c.Flags().DurationVar(&lasting, "for", 0, "how long it is good for (default: until it is removed)")
+	c.Flags().DurationVar(&lasting, "for", 0, "`TIME` that it is good for, such as 720h (default: until it is removed)")
 	return c
 }
 

@@ -51,7 +51,7 @@ func (a *app) whyCommand() *cobra.Command {
 			return wrongError{errors.New("it does not arrive")}
 		},
 	}
-	c.Flags().StringVar(&r.Proto, "proto", "", "tcp, udp, sctp or icmp (default: tcp with a port, else a ping)")
+	c.Flags().StringVar(&r.Proto, "proto", "", "`PROTO`: tcp, udp, sctp or icmp (default: tcp with a port, else a ping)")
 	c.Flags().BoolVar(&r.Probe, "probe", false, "send one such packet, and follow it by the kernel's own tracing")
 	return c
 }
