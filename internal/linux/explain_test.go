@@ -101,6 +101,9 @@ func clearCountry() {
 	}
 	for exec.Command("ip", "rule", "del", "priority", "77").Run() == nil {
 	}
+	for _, kind := range []string{"blackhole", "unreachable"} { // no link takes these with it
+		exec.Command("ip", "route", "flush", "type", kind).Run()
+	}
 	exec.Command("nft", "flush", "ruleset").Run()
 	exec.Command("conntrack", "-F").Run()
 	os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("0"), 0)
