@@ -20,6 +20,8 @@ bash    = $(PREFIX)/share/bash-completion/completions
 zsh     = $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
 fish    = $(PREFIX)/share/fish/vendor_completions.d
 unitdir = $(if $(filter /usr,$(PREFIX)),/usr/lib/systemd/system,/etc/systemd/system)
+# Where firewalld looks for what comes with programs, whatever their prefix.
+firewalld = /usr/lib/firewalld
 sysusers = $(if $(filter /usr,$(PREFIX)),/usr/lib/sysusers.d,/etc/sysusers.d)
 
 .PHONY: all build demo test test-hosts bench install uninstall deb clean fuzz
@@ -63,8 +65,12 @@ install: build
 	  sed 's|@bindir@|$(bindir)|g' "$$unit" > "$$d$(unitdir)/$$(basename "$$unit")"; done; \
 	sed 's|@bindir@|$(bindir)|g' packaging/take-back > "$$d$(libexec)/take-back"; \
 	chmod 755 "$$d$(libexec)/take-back"; \
-	install -D -m 644 packaging/sysusers.conf "$$d$(sysusers)/drawbridge.conf"
+	install -D -m 644 packaging/sysusers.conf "$$d$(sysusers)/drawbridge.conf"; \
+	install -m 755 packaging/firewalld/read-zone "$$d$(libexec)/read-zone"; \
+	install -D -m 644 packaging/firewalld/zone.xml "$$d$(firewalld)/zones/drawbridge.xml"; \
+	install -D -m 644 packaging/firewalld/policy-out.xml "$$d$(firewalld)/policies/drawbridge-out.xml"
 	@if [ -z "$(DESTDIR)" ]; then systemd-sysusers $(sysusers)/drawbridge.conf; \
+	  "$(libexec)/read-zone"; \
 	  if [ -d /run/systemd/system ]; then systemctl daemon-reload; \
 	    systemctl try-restart drawbridge-guests drawbridge; fi; \
 	  echo "installed; now: systemctl enable --now drawbridge"; fi
@@ -78,6 +84,8 @@ uninstall:
 	rm -f "$$d$(bindir)/drawbridge" "$$d$(unitdir)/drawbridge.service" "$$d$(unitdir)"/drawbridge-*.service \
 	  "$$d$(man)/drawbridge.8" "$$d$(man)"/drawbridge-*.8 "$$d$(sysusers)/drawbridge.conf" \
 	  "$$d$(bash)/drawbridge" "$$d$(zsh)/_drawbridge" "$$d$(fish)/drawbridge.fish"; \
+	rm -f "$$d$(firewalld)/zones/drawbridge.xml" "$$d$(firewalld)/policies/drawbridge-out.xml"; \
+	for dir in zones policies ""; do rmdir "$$d$(firewalld)/$$dir" 2>/dev/null || true; done; \
 	rm -rf "$$d$(libexec)"
 	@set -e; if [ -z "$(DESTDIR)" ]; then \
 	  if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi; \

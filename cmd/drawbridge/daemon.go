@@ -115,6 +115,8 @@ type running struct {
 	host     *txn.Mux
 	linux    *linux.Host
 	resolved *hostconf.Resolved
+	// zones is firewalld's.
+	zones    *hostconf.Firewalld
 	adapter  *services.Adapter
 	profiles *hostconf.Profiles
 	engine   *engine.Engine
@@ -222,7 +224,7 @@ func assemble(s settings, as guard.Role, log *slog.Logger) (d *running, err erro
 	d.engine = engine.New(engine.Config{
 		Host: d.host, Guard: guards(s, log), Manager: d.hostManager(), Reach: d.linux, Store: d.store, Ports: ports, Taps: taps{d.linux}, Services: guests{d.adapter}, Log: log,
 		Seed: machineID(), BootID: boot, Boottime: boottime, Resolved: d.resolved.Available,
-		FirstSinceBoot: firstSinceBoot(s.runDir, boot), Flows: flows{}, Doors: doors{d.linux}, Paths: d.linux, Firewalls: &firewalls{Host: d.linux}, Observe: s.coexist != "on",
+		FirstSinceBoot: firstSinceBoot(s.runDir, boot), Flows: flows{}, Doors: doors{d.linux}, Paths: d.linux, Firewalls: &firewalls{Host: d.linux, zones: d.zones.Available}, Observe: s.coexist != "on",
 	})
 	return d, d.countForwards()
 }
@@ -236,10 +238,12 @@ func (d *running) openHost() (err error) {
 		return err
 	}
 	d.resolved = hostconf.NewResolved("")
+	d.zones = hostconf.NewFirewalld("")
 	d.host = txn.NewMux()
 	d.host.Handle(d.linux, d.linux.Kinds()...)
 	d.host.Handle(d.adapter, host.KindPool, host.KindReservation, host.KindRouter, host.KindZone, host.KindGuest, host.KindSnoop)
 	d.host.Handle(d.resolved, host.KindResolver)
+	d.host.Handle(d.zones, host.KindInZone)
 	if ownsNetwork() {
 		d.profiles = hostconf.NewProfiles(d.runDir, d.stateDir, func(note string) { d.log.Warn("host's own network files", "note", note) })
 		d.host.Handle(d.profiles, host.KindProfile)
@@ -288,6 +292,9 @@ func serviceUser() (uid, gid int) {
 func (d *running) close() {
 	if d.resolved != nil {
 		d.resolved.Close()
+	}
+	if d.zones != nil {
+		d.zones.Close()
 	}
 	if d.linux != nil {
 		d.linux.Close()

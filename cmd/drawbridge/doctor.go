@@ -24,6 +24,8 @@ type doctor struct {
 	linux *linux.Host
 	// profiles know the host's own network manager; nil where that is not ours to ask.
 	profiles *hostconf.Profiles
+	// zones are firewalld's.
+	zones *hostconf.Firewalld
 	// blocked are guest services without their port; nil if nobody can say.
 	blocked func() map[host.Key]string
 	// problems are what guest services say of themselves.
@@ -61,6 +63,7 @@ func (d doctor) Facts(ctx context.Context) (*diagnose.Facts, error) {
 	for _, t := range x.Changes {
 		f.Changes = append(f.Changes, diagnose.Change{ID: t.ID, Title: t.Title, Phase: string(t.Phase), Problem: t.Problem})
 	}
+	f.FirewalldZone = f.Opening() && d.zones.Available(ctx)
 	d.services(f)
 	f.Conntrack, f.ConntrackMax = number("/proc/sys/net/netfilter/nf_conntrack_count"), number("/proc/sys/net/netfilter/nf_conntrack_max")
 	f.Grabbers = grabbers(f)
@@ -234,7 +237,7 @@ func (d doctor) Fix(ctx context.Context, title string, fix diagnose.Fix, o engin
 
 // doctor is that of a daemon that runs.
 func (d *running) doctor() doctor {
-	return doctor{Engine: d.engine, linux: d.linux, profiles: d.profiles, blocked: d.adapter.Blocked, problems: func() []string {
+	return doctor{Engine: d.engine, linux: d.linux, profiles: d.profiles, zones: d.zones, blocked: d.adapter.Blocked, problems: func() []string {
 		report, err := d.adapter.Report()
 		if err != nil {
 			return nil // it does not answer, which is found too

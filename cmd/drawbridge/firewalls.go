@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -27,28 +28,68 @@ type firewalls struct {
 	// ours counts our own tables: often there are no others.
 	ours  int
 	asked string
-	list  []host.Accept
+	list  []host.Resource
+	// late are true as long as we have made no exception since made.
+	late []host.Key
+	made uint32
+
+	// zones says whether firewalld has a zone for our bridges.
+	zones func(context.Context) bool
 }
 
-// Accepts implements engine.Firewalls.
-func (f *firewalls) Accepts(ctx context.Context, doc spec.Document, seen host.State) ([]host.Accept, error) {
+// Exceptions implements engine.Firewalls.
+func (f *firewalls) Exceptions(ctx context.Context, doc spec.Document, seen host.State) (needed []host.Resource, late []host.Key, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	anew, err := f.read(ctx)
 	if err != nil || len(f.rules.Tables) == f.ours {
-		return nil, err
+		return nil, nil, err
 	}
 	facts := &diagnose.Facts{Document: doc, State: seen, Sysctls: sysctls(bridgeFilters...)}
+	// Where routes depend on more than the target, the tables are asked each time.
+	special, err := f.PolicyRouting()
+	if err != nil {
+		return nil, nil, err
+	}
+	if special {
+		if facts.Machine, err = f.Machine(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
 	asked := question(facts)
 	if !anew && asked == f.asked {
-		return f.list, nil
+		return f.possible(ctx), f.stillLate(), nil
 	}
-	if facts.Machine, err = f.Machine(ctx); err != nil {
-		return nil, err
+	if facts.Machine == nil {
+		if facts.Machine, err = f.Machine(ctx); err != nil {
+			return nil, nil, err
+		}
 	}
 	facts.Rules = f.rules
-	f.asked, f.list = asked, diagnose.Accepts(facts)
-	return f.list, nil
+	f.asked, f.list, f.late = asked, diagnose.Exceptions(facts), nil
+	if anew {
+		f.late = diagnose.Late(facts)
+	}
+	return f.possible(ctx), f.stillLate(), nil
+}
+
+// stillLate are those that were late when the rules were read and that nobody
+// has made anew since.
+func (f *firewalls) stillLate() []host.Key {
+	if f.ExceptionsMade() != f.made {
+		return nil
+	}
+	return f.late
+}
+
+// possible leaves out zones of firewalld where it has not ours: what cannot be made
+// is not asked for, and doctor says what is missing.
+func (f *firewalls) possible(ctx context.Context) []host.Resource {
+	isZone := func(r host.Resource) bool { _, ok := r.(host.InZone); return ok }
+	if !slices.ContainsFunc(f.list, isZone) || f.zones(ctx) {
+		return f.list
+	}
+	return slices.DeleteFunc(slices.Clone(f.list), isZone)
 }
 
 // believed is how long rules are taken for unchanged because nobody was seen to
@@ -61,11 +102,12 @@ func (f *firewalls) read(ctx context.Context) (anew bool, err error) {
 	if err != nil || f.rules != nil && now == f.seen && time.Since(f.at) < believed {
 		return false, err
 	}
+	made := f.ExceptionsMade()
 	rules, err := f.Rules(ctx)
 	if err != nil {
 		return false, err
 	}
-	f.seen, f.rules, f.ours, f.at = now, rules, 0, time.Now()
+	f.seen, f.rules, f.ours, f.at, f.made = now, rules, 0, time.Now(), made
 	for _, t := range rules.Tables {
 		if ruleset.OwnerOfTable(t) == ruleset.Drawbridge {
 			f.ours++

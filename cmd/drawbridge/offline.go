@@ -50,7 +50,7 @@ func offline(ctx context.Context, socket string) (string, func(), error) {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		server := rest.New(rest.Config{Engine: d.engine, Log: log, Version: version(), Modes: modes(), Doctor: doctor{Engine: d.engine, linux: d.linux, profiles: d.profiles, offline: true}})
+		server := rest.New(rest.Config{Engine: d.engine, Log: log, Version: version(), Modes: modes(), Doctor: doctor{Engine: d.engine, linux: d.linux, profiles: d.profiles, zones: d.zones, offline: true}})
 		_ = server.Serve(ctx, ln) // ends when stop is called; an error is seen by the client
 	}()
 	return path, func() {

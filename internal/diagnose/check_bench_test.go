@@ -37,20 +37,20 @@ func large() *Facts {
 
 func TestRulesThatAreAboutNobodyChangeNothing(t *testing.T) {
 	f := large()
-	list := Accepts(f)
+	list := Exceptions(f)
 	if len(list) != 2*len(f.Document.Networks) {
 		t.Fatalf("%d accepts", len(list))
 	}
 	for _, a := range list {
-		if a.Table != (host.Table{Family: "ip", Name: "mine"}) || a.Chain != "f" {
+		if a, ok := a.(host.Accept); !ok || a.Table != (host.Table{Family: "ip", Name: "mine"}) || a.Chain != "f" {
 			t.Fatalf("%+v", a)
 		}
 	}
 }
 
-func BenchmarkAcceptsAmongTenThousandRules(b *testing.B) {
+func BenchmarkExceptionsAmongTenThousandRules(b *testing.B) {
 	for range b.N {
-		Accepts(large())
+		Exceptions(large())
 	}
 }
 
@@ -105,13 +105,13 @@ func TestAnExceptionInAChainThatIsJumpedToStaysNeeded(t *testing.T) {
 	f := healthy()
 	f.Machine = &Host{Links: map[string]Link{}}
 	f.Rules = &ruleset.Ruleset{Tables: []*ruleset.Table{docker()}}
-	want := Accepts(f)
-	if len(want) != 2 || want[0].Chain != "DOCKER-USER" {
+	want := Exceptions(f)
+	if len(want) != 2 || want[0].(host.Accept).Chain != "DOCKER-USER" {
 		t.Fatalf("Docker's drop needs %+v", want)
 	}
 	all := &ruleset.Rule{Comment: Mark + "out", Exprs: []ruleset.Expr{ruleset.Decide{Verdict: ruleset.Verdict{Kind: ruleset.Accept}}}}
 	f.Rules, f.found = &ruleset.Ruleset{Tables: []*ruleset.Table{docker(all)}}, nil
-	if got := Accepts(f); !slices.Equal(got, want) {
+	if got := Exceptions(f); !slices.Equal(got, want) {
 		t.Errorf("with it there are needed %+v, without it %+v", got, want)
 	}
 }

@@ -50,6 +50,8 @@ type Facts struct {
 	Lacks []string
 	// Foreign are other programs on the host that are known to change rules.
 	Foreign []string
+	// FirewalldZone: firewalld runs and has our zone.
+	FirewalldZone bool
 	// Offline: no daemon runs, so nothing is repaired.
 	Offline bool
 	// Observe: the daemon was told to leave other programs' rules alone.

@@ -92,11 +92,17 @@ var wayWords = map[host.Way]string{
 // opening is the fix for all obstacles of one chain and network that have one of
 // the ways.
 func (f *Facts) opening(first Obstacle, ways []host.Way) Fix {
-	if first.Verdict.Owner == ruleset.Docker && first.Verdict.Chain.Table.Name == "docker-bridges" {
-		return Fix{Advice: "Docker's nftables backend has no chain for exceptions: see its setting --bridge-accept-fwmark, or keep the guests' bridge out of its networks"}
+	if dockersOwn(first.Verdict.Chain) {
+		return Fix{Advice: dockerSetting(first.Verdict.Rule, first.Packet.In)}
 	}
-	if first.Accept == (host.Accept{}) {
+	if keepsInTunnel(first.Way, first.Verdict.Chain) {
+		return Fix{Advice: tunnelAdvice(first)}
+	}
+	if first.Opens == nil {
 		return Fix{Advice: fmt.Sprintf("only %s may change its table: %s", first.Verdict.Owner, cmp.Or(commandFor(first), "make an exception there"))}
+	}
+	if _, zone := first.Opens.(host.InZone); zone && !f.FirewalldZone {
+		return Fix{Command: "firewall-cmd --reload", Advice: "firewalld lets nobody else change its rules, and has not read the zone that comes with drawbridge (/usr/lib/firewalld/zones/drawbridge.xml)"}
 	}
 	fix := Fix{Command: "drawbridge doctor --fix"}
 	for _, o := range f.obstacles() {
@@ -104,7 +110,7 @@ func (f *Facts) opening(first Obstacle, ways []host.Way) Fix {
 		if !stops || o.Ignored || o.Network != first.Network || o.Verdict.Chain != first.Verdict.Chain || !slices.Contains(ways, o.Way) {
 			continue
 		}
-		turn := Turn{After: o.Accept}
+		turn := Turn{After: o.Opens}
 		if !slices.Contains(fix.Turns, turn) {
 			fix.Turns = append(fix.Turns, turn)
 		}

@@ -27,9 +27,9 @@ type Obstacle struct {
 	Need
 	// Verdict is Dropped, Rejected, or Unknown where it cannot be evaluated.
 	Verdict Verdict
-	// Accept is the smallest rule that lets the need through; the zero value
-	// where none can: the chain is not for rules of others.
-	Accept host.Accept
+	// Opens is the smallest exception that lets the need through, a host.Accept or
+	// host.InZone; nil where none can: the chain is not for rules of others.
+	Opens host.Resource
 	// Ignored: such a rule is there already, and something stands before it.
 	Ignored bool
 }
@@ -37,10 +37,10 @@ type Obstacle struct {
 // outside is an address of the internet that no host has (RFC 5737, RFC 3849).
 var outside4, outside6 = netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8:ffff::7")
 
-// Needs are the ways that the guests of a running network need. uplink is
-// where what they send leaves; bridged says that br_netfilter shows what stays on
-// a bridge to the routing hooks.
-func Needs(n spec.Network, uplink string, bridged bool) []Need {
+// Needs are the ways that the guests of a running network need. uplink says
+// where what those of a subnet send leaves; bridged that br_netfilter shows what
+// stays on a bridge to the routing hooks.
+func Needs(n spec.Network, uplink func(spec.Subnet) string, bridged bool) []Need {
 	var all []Need
 	if bridged {
 		all = append(all, bridgedNeeds(n)...)
@@ -51,7 +51,7 @@ func Needs(n spec.Network, uplink string, bridged bool) []Need {
 	for _, s := range n.Subnets {
 		all = append(all, services(n, s)...)
 		if n.Mode == "nat" {
-			all = append(all, routes(n, s, uplink)...)
+			all = append(all, routes(n, s, uplink(s))...)
 		}
 	}
 	return all
@@ -208,14 +208,15 @@ func unhooked(r *ruleset.Ruleset, family, table, chain string) *ruleset.Ruleset 
 	return out
 }
 
-// Obstacles finds what of other programs stops the needs, as if no accept of
-// ours were there: so that the answer does not change by acting on it.
-func Obstacles(r *ruleset.Ruleset, h *Host, needs []Need) []Obstacle {
+// Obstacles finds what of other programs stops the needs, as if no exception of
+// ours were there: so that the answer does not change by acting on it. zoned are
+// bridges that we have put into a zone of firewalld.
+func Obstacles(r *ruleset.Ruleset, h *Host, needs []Need, zoned ...string) []Obstacle {
 	if r == nil {
 		return nil
 	}
 	var all []Obstacle
-	bare := pruned(foreign(r), needs)
+	bare := pruned(unzoned(foreign(r), zoned), needs)
 	for _, p := range needs {
 		rules := bare
 		// Each base chain is asked for itself: behind the first that drops there may be
@@ -230,7 +231,7 @@ func Obstacles(r *ruleset.Ruleset, h *Host, needs []Need) []Obstacle {
 				all = append(all, o)
 				break
 			}
-			o.Accept = acceptFor(p, v.Chain)
+			o.Opens = exceptionFor(p, v.Chain)
 			all = append(all, o)
 			rules = unhooked(rules, v.Chain.Table.Family, v.Chain.Table.Name, v.Chain.Name)
 		}
@@ -238,11 +239,15 @@ func Obstacles(r *ruleset.Ruleset, h *Host, needs []Need) []Obstacle {
 	return all
 }
 
-// acceptFor is the rule that opens a base chain for a need; none can in a table
-// that only its owner may change.
-func acceptFor(p Need, c *ruleset.Chain) host.Accept {
-	if c.Table.Owned {
-		return host.Accept{}
+// exceptionFor is what opens a base chain for a need. No rule can in a table that
+// only its owner may change, or takes for its own; firewalld has zones for that. And
+// none shall in the switch of a VPN by which nothing leaves but through its tunnel.
+func exceptionFor(p Need, c *ruleset.Chain) host.Resource {
+	if c.Table.Owned && ruleset.OwnerOfTable(c.Table) == ruleset.Firewalld {
+		return host.InZone{Bridge: p.Bridge, Zone: host.OurZone}
+	}
+	if c.Table.Owned || dockersOwn(c) || keepsInTunnel(p.Way, c) {
+		return nil
 	}
 	name := c.Name
 	if c.Hook == "forward" && (c.Table.Family == ruleset.IP || c.Table.Family == ruleset.IP6) && leadsTo(c, "DOCKER-USER") {
@@ -261,17 +266,28 @@ func leadsTo(c *ruleset.Chain, name string) bool {
 	})
 }
 
-// Accepts are the rules that guests of the running networks need in chains of
-// other programs, each once.
-func Accepts(f *Facts) []host.Accept {
-	var all []host.Accept
+// Exceptions are what guests of the running networks need in other programs'
+// firewalls, each once.
+func Exceptions(f *Facts) []host.Resource {
+	var all []host.Resource
 	for _, o := range f.obstacles() {
-		if o.Accept != (host.Accept{}) {
-			all = append(all, o.Accept)
+		if o.Opens != nil {
+			all = append(all, o.Opens)
 		}
 	}
-	slices.SortFunc(all, func(a, b host.Accept) int { return a.Key().Compare(b.Key()) })
+	slices.SortFunc(all, func(a, b host.Resource) int { return a.Key().Compare(b.Key()) })
 	return slices.Compact(all)
+}
+
+// Late are the exceptions that are there and do not help: something was put before
+// them since.
+func Late(f *Facts) (late []host.Key) {
+	for _, o := range f.obstacles() {
+		if o.Ignored && !slices.Contains(late, o.Opens.Key()) {
+			late = append(late, o.Opens.Key())
+		}
+	}
+	return late
 }
 
 // obstacles are found once for all checks.
@@ -280,7 +296,7 @@ func (f *Facts) obstacles() []Obstacle {
 		return nil
 	}
 	if f.found == nil {
-		f.found = &obstacles{list: Obstacles(f.Rules, f.Machine, f.Needs())}
+		f.found = &obstacles{list: Obstacles(f.Rules, f.Machine, f.Needs(), f.zoned()...)}
 		f.found.mark(f)
 	}
 	return f.found.list
@@ -291,7 +307,7 @@ func (f *Facts) obstacles() []Obstacle {
 // if the daemon was about to do it.
 func (f *Facts) Opening() bool {
 	return slices.ContainsFunc(f.obstacles(), func(o Obstacle) bool {
-		return (o.Verdict.Kind == Dropped || o.Verdict.Kind == Rejected) && o.Accept != host.Accept{}
+		return (o.Verdict.Kind == Dropped || o.Verdict.Kind == Rejected) && o.Opens != nil
 	})
 }
 
@@ -306,14 +322,14 @@ type obstacles struct{ list []Obstacle }
 func (o *obstacles) mark(f *Facts) {
 	var real *ruleset.Ruleset
 	for i, x := range o.list {
-		if _, there := f.State[x.Accept.Key()]; !there || x.Accept == (host.Accept{}) {
+		if x.Opens == nil || f.State[x.Opens.Key()] == nil {
 			continue
 		}
 		if real == nil {
 			real = pruned(f.Rules, f.Needs())
 		}
 		v := Walk(real, f.Machine, x.At, x.Packet)
-		o.list[i].Verdict, o.list[i].Ignored = v, v.Kind != Accepted
+		o.list[i].Verdict, o.list[i].Ignored = v, v.Kind == Dropped || v.Kind == Rejected
 	}
 }
 
@@ -330,11 +346,30 @@ func (f *Facts) Needs() []Need {
 	uplink = cmp.Or(uplink, f.defaultLink6(), firstOf(others))
 	filtered := f.Sysctls["net/bridge/bridge-nf-call-iptables"] == "1" || f.Sysctls["net/bridge/bridge-nf-call-ip6tables"] == "1"
 	for _, n := range f.running() {
-		if _, held := f.Held[n.Name]; !held {
-			all = append(all, Needs(n, uplink, filtered)...)
+		if _, held := f.Held[n.Name]; held {
+			continue
 		}
+		all = append(all, Needs(n, func(s spec.Subnet) string {
+			return cmp.Or(f.leaves(n.Bridge, someGuest(s)), uplink)
+		}, filtered)...)
 	}
 	return all
+}
+
+// leaves asks the routing tables where what a guest sends leaves: a VPN's rules
+// may send it elsewhere than the best default route. "" if they do not tell.
+func (f *Facts) leaves(bridge string, guest netip.Addr) string {
+	if f.Machine == nil || f.Machine.Route == nil {
+		return ""
+	}
+	far := outside4
+	if guest.Is6() {
+		far = outside6
+	}
+	if r, ok := f.Machine.Route(RouteQuery{Target: far, Source: guest, In: bridge}); ok && r.Type == typeUnicast {
+		return r.Out
+	}
+	return ""
 }
 
 func firstOf(list []string) string {

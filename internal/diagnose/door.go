@@ -304,6 +304,8 @@ func WayOut(owner ruleset.Owner, chain *ruleset.Chain, d Door) string {
 	switch {
 	case proto == "" || chain == nil || chain.Hook != "forward":
 		return ""
+	case dockersOwn(chain):
+		return "see Docker's setting bridge-accept-fwmark"
 	case owner == ruleset.UFW:
 		return fmt.Sprintf("ufw route allow proto %s to %s port %d", proto, to.Addr(), to.Port())
 	case owner == ruleset.Docker && chain.Table.Chain("DOCKER-USER") != nil:

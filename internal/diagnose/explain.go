@@ -185,6 +185,9 @@ func (c *courier) mendRule(v Verdict) string {
 	if v.Chain == nil || v.Kind == Unknown {
 		return ""
 	}
+	if dockersOwn(v.Chain) {
+		return dockerSetting(v.Rule, v.After.In)
+	}
 	to, port := c.question.To.Addr, c.question.Port
 	if c.translated.IsValid() {
 		to, port = c.translated.Addr(), c.translated.Port()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,10 +16,12 @@ import (
 
 // Firewalls knows the rules of other programs on the host.
 type Firewalls interface {
-	// Accepts lists the rules that guests of the running networks of a document
-	// need in chains of others just now, whether they are there or not. seen has
-	// the links, addresses and routes.
-	Accepts(ctx context.Context, doc spec.Document, seen host.State) ([]host.Accept, error)
+	// Exceptions lists what guests of the running networks of a document need in
+	// other programs' firewalls just now, whether it is there or not: rules of ours in
+	// their chains, bridges in their zones. seen has the links, addresses and routes.
+	// late are those that are there and do not help, as somebody put a rule before
+	// them since.
+	Exceptions(ctx context.Context, doc spec.Document, seen host.State) (needed []host.Resource, late []host.Key, err error)
 }
 
 // wishAccepts asks for what lets guests pass other programs' firewalls. With
@@ -29,16 +32,16 @@ func (e *Engine) wishAccepts(ctx context.Context, wish *host.Wish, doc spec.Docu
 	if e.Firewalls == nil || len(wish.Present) == 0 {
 		return nil
 	}
-	list, err := e.Firewalls.Accepts(ctx, doc, facts.Seen)
+	list, late, err := e.Firewalls.Exceptions(ctx, doc, facts.Seen)
 	if err != nil {
 		for k, r := range facts.Seen {
-			if _, mine := ledger[k]; mine && k.Kind == host.KindAccept {
+			if _, mine := ledger[k]; mine && host.IsException(k.Kind) {
 				wish.Present.Add(r)
 			}
 		}
 		return []render.Note{render.Note("other programs' firewall rules could not be read, and may stop guests: " + err.Error())}
 	}
-	e.lingering.keep(wish, list, doc, facts.Seen, ledger, e.Now())
+	e.lingering.keep(wish, list, late, doc, facts.Seen, ledger, e.Now())
 	var notes []render.Note
 	for _, a := range list {
 		_, mine := ledger[a.Key()]
@@ -65,8 +68,10 @@ type lingering struct {
 }
 
 // keep asks for those that are there, are not needed, and have not lingered
-// long enough.
-func (l *lingering) keep(wish *host.Wish, needed []host.Accept, doc spec.Document, seen host.State, ledger host.Ledger, now time.Time) {
+// long enough. One that is needed again and comes too late, behind the rule of a
+// firewall that came meanwhile, is taken for missing, to be made before that. (A rule
+// that somebody puts before one that is needed all the time is left to him.)
+func (l *lingering) keep(wish *host.Wish, needed []host.Resource, late []host.Key, doc spec.Document, seen host.State, ledger host.Ledger, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	need, running := map[host.Key]bool{}, map[string]bool{}
@@ -76,10 +81,17 @@ func (l *lingering) keep(wish *host.Wish, needed []host.Accept, doc spec.Documen
 	for _, n := range doc.Networks {
 		running[n.Bridge] = running[n.Bridge] || n.Started
 	}
-	maps.DeleteFunc(l.since, func(k host.Key, _ time.Time) bool { return need[k] || seen[k] == nil })
+	maps.DeleteFunc(l.since, func(k host.Key, _ time.Time) bool {
+		return !slices.Contains(late, k) && (need[k] || seen[k] == nil)
+	})
+	for _, k := range late {
+		if _, lingered := l.since[k]; lingered {
+			delete(seen, k)
+		}
+	}
 	for k := range ledger {
-		a, there := seen[k].(host.Accept)
-		if k.Kind != host.KindAccept || !there || need[k] || !running[a.Bridge] {
+		a, there := seen[k]
+		if !host.IsException(k.Kind) || !there || need[k] || !running[host.Excepted(a)] {
 			continue
 		}
 		if _, known := l.since[k]; !known {
@@ -127,9 +139,9 @@ func (e *Engine) Mend(ctx context.Context, title string, turns []plan.Step, o Op
 	}
 	d := draft{doc: e.Store.Document(), plan: plan.Plan{Steps: plan.Diff(goal, seen), Risk: plan.RiskNone, Ledger: e.Store.Ledger().Clone()}, seen: seen}
 	for _, k := range keys {
-		if _, there := seen[k]; k.Kind == host.KindAccept && !there && goal[k] != nil {
+		if _, there := seen[k]; host.IsException(k.Kind) && !there && goal[k] != nil {
 			d.plan.Ledger[k] = host.Claim{Kind: host.Made}
-		} else if k.Kind == host.KindAccept && goal[k] == nil {
+		} else if host.IsException(k.Kind) && goal[k] == nil {
 			delete(d.plan.Ledger, k)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"drawbridge/internal/engine"
 	"drawbridge/internal/host"
@@ -32,6 +33,10 @@ type machine struct {
 	users map[string]engine.TapUser
 	// services is noLeases unless a test sets another.
 	services engine.Services
+	// firewalls, observe and now are not set unless a test does.
+	firewalls engine.Firewalls
+	observe   bool
+	now       func() time.Time
 }
 
 // nic is what every machine of these tests has from the beginning.
@@ -101,6 +106,7 @@ func (m *machine) start(h txn.Host) *engine.Engine {
 	e := engine.New(engine.Config{
 		Host: h, Store: m.disk, Ports: ports, Taps: &fakeTaps{m: m}, Services: m.services, Log: slog.New(slog.DiscardHandler),
 		Seed: "seed", BootID: m.boot, Boottime: func() int64 { return 1 }, Guard: idleGuard{},
+		Firewalls: m.firewalls, Observe: m.observe, Now: m.now,
 	})
 	if err := e.Start(m.t.Context()); err != nil {
 		m.t.Fatal(err)

@@ -131,12 +131,12 @@ func (e *Engine) exceptions(ctx context.Context, n spec.Network, f spec.Forward)
 	if err != nil {
 		return opens
 	}
-	accepts, err := e.Firewalls.Accepts(ctx, e.Store.Document().With(n.WithForward(f)), seen)
+	accepts, _, err := e.Firewalls.Exceptions(ctx, e.Store.Document().With(n.WithForward(f)), seen)
 	if err != nil {
 		return opens
 	}
-	for _, a := range accepts {
-		if a.Way == host.WayDoors && a.Bridge == n.Bridge {
+	for _, x := range accepts {
+		if a, ok := x.(host.Accept); ok && a.Way == host.WayDoors && a.Bridge == n.Bridge {
 			opens[a.Table] = true
 		}
 	}

@@ -61,3 +61,36 @@ func (a Accept) Key() Key {
 // Needs nothing: what a rule matches need not be there.
 func (a Accept) Needs() []Key { return nil }
 func (Accept) resource()      {}
+
+// InZone has a bridge of ours in a zone of firewalld, until firewalld ends: nothing
+// permanent is changed. It is the exception for a firewalld that lets nobody else
+// put rules into its table.
+type InZone struct {
+	Bridge, Zone string
+}
+
+// OurZone is the zone that comes with drawbridge's files for firewalld: its links may
+// ask the host for addresses and names, and send on what they like.
+const OurZone = "drawbridge"
+
+// Key is the bridge: it can be in one zone only.
+func (z InZone) Key() Key { return Key{KindInZone, z.Bridge} }
+
+// Needs nothing: firewalld knows links by their names.
+func (InZone) Needs() []Key { return nil }
+func (InZone) resource()    {}
+
+// Excepted is the bridge for whose guests a resource is an exception in another
+// program's firewall; "" if it is none.
+func Excepted(r Resource) string {
+	switch r := r.(type) {
+	case Accept:
+		return r.Bridge
+	case InZone:
+		return r.Bridge
+	}
+	return ""
+}
+
+// IsException says whether a kind is one of exceptions in other programs' firewalls.
+func IsException(k Kind) bool { return k == KindAccept || k == KindInZone }

@@ -38,6 +38,7 @@ const (
 	KindSnoop       Kind = "snoop"
 	KindProfile     Kind = "profile"
 	KindAccept      Kind = "accept"
+	KindInZone      Kind = "firewalld-zone"
 	KindUnmanaged   Kind = "unmanaged"
 	KindFeature     Kind = "feature"
 )

@@ -50,7 +50,7 @@ var decoders = map[Kind]func([]byte) (Resource, error){
 	KindTable: decode[Table], KindSet: decode[Set], KindChain: decode[Chain], KindElement: decode[Element],
 	KindPool: decode[Pool], KindReservation: decode[Reservation], KindRouter: decode[Router], KindZone: decode[Zone],
 	KindGuest: decode[Guest], KindResolver: decode[Resolver], KindSnoop: decode[Snoop],
-	KindProfile: decode[Profile], KindAccept: decode[Accept], KindUnmanaged: decode[Unmanaged],
+	KindProfile: decode[Profile], KindAccept: decode[Accept], KindInZone: decode[InZone], KindUnmanaged: decode[Unmanaged],
 	KindFeature: decode[Feature],
 }
 

@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/godbus/dbus/v5"
@@ -43,19 +41,16 @@ const (
 // names that we own. DNSSEC and DNS over TLS are off: our zones are unsigned, and
 // the way to them does not leave the host.
 type Resolved struct {
-	address string
-	link    func(name string) (index int, err error)
-	name    func(index int) (name string, err error)
-
-	mu   sync.Mutex
-	conn *dbus.Conn
+	systemBus
+	link func(name string) (index int, err error)
+	name func(index int) (name string, err error)
 }
 
 // NewResolved returns the adapter. address is the bus ("unix:path=…"); "" is the
 // system bus. Nothing is connected until it is needed.
 func NewResolved(address string) *Resolved {
 	return &Resolved{
-		address: address,
+		systemBus: systemBus{address: address},
 		link: func(name string) (int, error) {
 			i, err := net.InterfaceByName(name)
 			if err != nil {
@@ -71,70 +66,6 @@ func NewResolved(address string) *Resolved {
 			return i.Name, nil
 		},
 	}
-}
-
-// Close ends the connection to the bus. What was set stays.
-func (r *Resolved) Close() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.conn == nil {
-		return nil
-	}
-	err := r.conn.Close()
-	r.conn = nil
-	return err
-}
-
-// bus returns the connection, made anew if it was lost.
-func (r *Resolved) bus() (*dbus.Conn, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.conn != nil && r.conn.Connected() {
-		return r.conn, nil
-	}
-	conn, err := r.connect()
-	if err != nil {
-		return nil, err
-	}
-	r.conn = conn
-	return conn, nil
-}
-
-// helloPatience bounds how long a bus may take to welcome us. The library's
-// greeting waits for ever on a bus that accepts and then says nothing.
-const helloPatience = 5 * time.Second
-
-// patience bounds one look or one round of changes: a resolver that does not
-// answer must not hold up a network.
-const patience = 10 * time.Second
-
-func (r *Resolved) connect() (*dbus.Conn, error) {
-	dial := func() (*dbus.Conn, error) { return dbus.SystemBusPrivate() }
-	if r.address != "" {
-		dial = func() (*dbus.Conn, error) { return dbus.Dial(r.address) }
-	}
-	conn, err := dial()
-	if err != nil {
-		return nil, fmt.Errorf("connect to the system bus: %w", err)
-	}
-	done := make(chan error, 1)
-	go func() {
-		err := conn.Auth(nil)
-		if err == nil {
-			err = conn.Hello()
-		}
-		done <- err
-	}()
-	select {
-	case err = <-done:
-	case <-time.After(helloPatience):
-		err = errors.New("it does not answer")
-	}
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("connect to the system bus: %w", err)
-	}
-	return conn, nil
 }
 
 // Available says whether systemd-resolved can be used just now; see Absence.
@@ -165,28 +96,10 @@ func (r *Resolved) Absence(ctx context.Context) error {
 		return errNotRunning
 	case err != nil:
 		return fmt.Errorf("look for systemd-resolved: %w", err)
-	case !sharesNetwork(pid):
+	case !sharesNetwork(pid, "systemd-resolved"):
 		return errElsewhere
 	}
 	return nil
-}
-
-// sharesNetwork says whether resolved, of that number, is in our network
-// namespace; no, if it may not be looked at. The number is the bus's, which may
-// count processes in another namespace: there it is somebody else's here, and so
-// the name has to fit.
-func sharesNetwork(pid uint32) bool {
-	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	// The kernel keeps 15 characters of "systemd-resolved" (TASK_COMM_LEN).
-	if err != nil || strings.TrimSpace(string(name)) != "systemd-resolve" {
-		return false
-	}
-	ours, err := os.Stat("/proc/self/ns/net")
-	if err != nil {
-		return false
-	}
-	theirs, err := os.Stat(fmt.Sprintf("/proc/%d/ns/net", pid))
-	return err == nil && os.SameFile(ours, theirs)
 }
 
 // Observe reads the entries of links. An entry that is not in all points as

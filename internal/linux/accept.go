@@ -98,6 +98,8 @@ type listedAccepts struct {
 	rules  []acceptRule
 	others uint32
 	at     time.Time
+	// made counts our own changes.
+	made uint32
 }
 
 // listingHolds is how long a listing is believed although nobody was seen to
@@ -122,7 +124,7 @@ func (a *nftAdapter) acceptRules() (all []acceptRule, err error) {
 		}
 	}
 	if err == nil {
-		a.accepts = listedAccepts{all, others, time.Now()}
+		a.accepts = listedAccepts{all, others, time.Now(), a.accepts.made}
 	}
 	return all, err
 }
@@ -212,8 +214,17 @@ func canonicalAccept(exprs []byte) string {
 	return b.String()
 }
 
+// ExceptionsMade counts how often rules of ours were put into chains of others, or
+// taken out.
+func (h *Host) ExceptionsMade() uint32 {
+	h.rules.mu.Lock()
+	defer h.rules.mu.Unlock()
+	return h.rules.accepts.made
+}
+
 // applyAccepts puts rules at the head of chains of others, and takes them out,
-// in one transaction.
+// in one transaction. One that is to be made and is there comes to the head anew:
+// somebody may have put a rule before it since.
 func (a *nftAdapter) applyAccepts(ctx context.Context, steps []plan.Step) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -230,7 +241,7 @@ func (a *nftAdapter) applyAccepts(ctx context.Context, steps []plan.Step) error 
 		if buildErr != nil {
 			return buildErr
 		}
-		a.accepts = listedAccepts{}
+		a.accepts = listedAccepts{made: a.accepts.made + 1}
 		if err = a.sock.transact(msgs); err == nil || !errors.Is(err, unix.ENOENT) {
 			return err
 		}
@@ -248,7 +259,7 @@ func acceptMessages(steps []plan.Step, there []acceptRule) ([]nftMessage, error)
 			if r.Key() != key {
 				continue
 			}
-			if s.After != nil && r.same && !stays {
+			if s.After != nil && s.Before != nil && r.same && !stays {
 				stays = true // as wanted; a second one goes
 				continue
 			}

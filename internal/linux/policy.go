@@ -74,6 +74,13 @@ func parseRule(m netlink.Message) (host.Rule, error) {
 	return r, err
 }
 
+// PolicyRouting says whether the way of a packet depends on more than where it
+// goes: there are rules beside the three that the kernel makes.
+func (h *Host) PolicyRouting() (special bool, err error) {
+	err = h.rulesSeen(func(r host.Rule) { special = special || r.Protocol != unix.RTPROT_KERNEL })
+	return special, err
+}
+
 // rules lists the policy database of both families.
 func (h *Host) rulesSeen(each func(host.Rule)) error {
 	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {

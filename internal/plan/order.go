@@ -14,7 +14,7 @@ import (
 // must know of a link before that appears.
 var rank = map[host.Kind]int{
 	host.KindUnmanaged: -1,
-	host.KindTable:     0, host.KindSet: 1, host.KindChain: 2, host.KindElement: 3, host.KindAccept: 3,
+	host.KindTable:     0, host.KindSet: 1, host.KindChain: 2, host.KindElement: 3, host.KindAccept: 3, host.KindInZone: 3,
 	host.KindLink: 5, host.KindAddress: 8, host.KindRule: 9, host.KindRoute: 11, host.KindSysctl: 13,
 	host.KindSnoop: 14, host.KindGuest: 15, host.KindReservation: 16, host.KindPool: 17, host.KindRouter: 18,
 	host.KindZone: 19, host.KindResolver: 20,

@@ -224,7 +224,7 @@ func claimFor(wanted, there host.Resource, had host.Ledger) (host.Claim, error) 
 // inOurProcess says that only our own programs can have made things of a kind.
 func inOurProcess(k host.Kind) bool {
 	switch k {
-	case host.KindPool, host.KindReservation, host.KindRouter, host.KindZone, host.KindGuest, host.KindResolver, host.KindAccept, host.KindUnmanaged:
+	case host.KindPool, host.KindReservation, host.KindRouter, host.KindZone, host.KindGuest, host.KindResolver, host.KindAccept, host.KindInZone, host.KindUnmanaged:
 		return true
 	}
 	return false

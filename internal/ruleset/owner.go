@@ -19,6 +19,7 @@ const (
 	LXD            Owner = "LXD or Incus"
 	Tailscale      Owner = "Tailscale"
 	WireGuard      Owner = "wg-quick"
+	VPN            Owner = "a VPN client"
 	Fail2ban       Owner = "fail2ban"
 	CNI            Owner = "a CNI plugin"
 	NFTService     Owner = "nftables.service"
@@ -32,7 +33,7 @@ var (
 	tableNames = map[string]Owner{
 		"drawbridge": Drawbridge, "firewalld": Firewalld, "docker-bridges": Docker, "libvirt_network": Libvirt,
 		"netavark": Podman, "kube-proxy": Kubernetes, "cni": CNI, "nm-shared-": NetworkManager, "nm-": NetworkManager,
-		"lxd": LXD, "incus": LXD, "wg-quick": WireGuard, "f2b-table": Fail2ban, "hostport": Kubernetes, "kindnet": Kubernetes,
+		"lxd": LXD, "incus": LXD, "wg-quick": WireGuard, "mullvad": VPN, "nordvpn": VPN, "f2b-table": Fail2ban, "hostport": Kubernetes, "kindnet": Kubernetes,
 	}
 	chainNames = map[string]Owner{
 		"DOCKER": Docker, "ufw-": UFW, "ufw6-": UFW, "KUBE-": Kubernetes, "cali-": Kubernetes, "CILIUM": Kubernetes, "FLANNEL": Kubernetes,

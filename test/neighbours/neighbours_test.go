@@ -12,6 +12,9 @@ import (
 	"time"
 )
 
+// usual is the subnet where nothing speaks against it.
+const usual = "192.168.122.0/24"
+
 var internet = netip.MustParseAddr("203.0.113.1")
 
 // lookout is how long after an event the traffic still runs, so that what comes
@@ -29,17 +32,7 @@ func (w *world) event(name string, do func()) {
 		return err
 	})
 	before := time.Now()
-	w.until(name+": DHCP", func() error {
-		_, err := w.new.Run(context.Background(), "busybox", "udhcpc", "-q", "-n", "-f", "-t3", "-T1", "-i", "eth0", "-s", filepath.Join(w.work, "true"))
-		return err
-	})
-	w.until(name+": DNS", func() error {
-		out, err := w.guest.Run(context.Background(), "dig", "+time=2", "+tries=1", "+short", "@192.168.122.1", "host.default.internal")
-		if err == nil && !strings.Contains(out, "192.168.122.1") {
-			err = errors.New("no such name: " + out)
-		}
-		return err
-	})
+	w.asks(name)
 	<-time.After(time.Until(before.Add(lookout)))
 	o := p.end(w.t)
 	w.t.Logf("%-28s longest gap: connections that were open %s of %d packets, new ones %s of %d",
@@ -62,6 +55,22 @@ func (w *world) event(name string, do func()) {
 	})
 }
 
+// asks has guests ask the host for what it serves: DHCP, DNS.
+func (w *world) asks(name string) {
+	w.t.Helper()
+	w.until(name+": DHCP", func() error {
+		_, err := w.new.Run(context.Background(), "busybox", "udhcpc", "-q", "-n", "-f", "-t3", "-T1", "-i", "eth0", "-s", filepath.Join(w.work, "true"))
+		return err
+	})
+	w.until(name+": DNS", func() error {
+		out, err := w.guest.Run(context.Background(), "dig", "+time=2", "+tries=1", "+short", "@"+w.gateway.String(), "host.default.internal")
+		if err == nil && !strings.Contains(out, w.gateway.String()) {
+			err = errors.New("no such name: " + out)
+		}
+		return err
+	})
+}
+
 // gone says that the network leaves nothing of ours in others' rules.
 func (w *world) gone() {
 	w.t.Helper()
@@ -73,9 +82,14 @@ func (w *world) gone() {
 
 func begin(t *testing.T) *world {
 	w := newWorld(t)
+	w.prepare()
+	return w
+}
+
+// prepare makes what events need.
+func (w *world) prepare() {
 	w.check(os.WriteFile(filepath.Join(w.work, "true"), []byte("#!/bin/sh\nexit 0\n"), 0o755))
 	w.echo()
-	return w
 }
 
 // dockerd starts Docker, and waits for its rules.
@@ -92,6 +106,8 @@ func (w *world) dockerd() (stop func()) {
 }
 
 func TestNeighbours(t *testing.T) {
+	t.Run("docker with nftables", dockerWithNFT)
+	t.Run("kubernetes", kubernetes)
 	t.Run("docker", func(t *testing.T) {
 		w := begin(t)
 		// Before us: it finds forwarding off, turns it on, and sets FORWARD to drop.
@@ -102,7 +118,7 @@ func TestNeighbours(t *testing.T) {
 			}
 			return nil
 		})
-		w.begin()
+		w.begin(usual)
 		w.event("Docker was there", func() {})
 		if !strings.Contains(w.on("iptables -S DOCKER-USER"), "drawbridge: out") {
 			t.Error("there is nothing of ours in DOCKER-USER")
@@ -116,7 +132,7 @@ func TestNeighbours(t *testing.T) {
 	})
 	t.Run("ufw", func(t *testing.T) {
 		w := begin(t)
-		w.begin()
+		w.begin(usual)
 		w.event("ufw enable", func() { w.beside("ufw --force enable") })
 		w.event("ufw reload", func() { w.beside("ufw reload") })
 		w.event("ufw allow 22", func() { w.beside("ufw allow 22/tcp") })
@@ -126,7 +142,7 @@ func TestNeighbours(t *testing.T) {
 	})
 	t.Run("nftables.service", func(t *testing.T) {
 		w := begin(t)
-		w.begin()
+		w.begin(usual)
 		w.check(os.WriteFile(filepath.Join(w.work, "nftables.conf"), []byte(nftablesConf), 0o644))
 		w.event("systemctl start nftables", func() { w.on("nft -f " + w.work + "/nftables.conf") })
 		w.event("systemctl restart nftables", func() { w.on("nft flush ruleset; nft -f " + w.work + "/nftables.conf") })
@@ -137,7 +153,7 @@ func TestNeighbours(t *testing.T) {
 	t.Run("firewalld", func(t *testing.T) {
 		w := begin(t)
 		w.beside("mkdir -p /run/dbus && dbus-daemon --system --fork")
-		w.begin()
+		w.begin(usual)
 		stop := func() {}
 		run := func() {
 			stop = w.start("firewalld --nofork --nopid >/var/log/firewalld.log 2>&1")
@@ -156,7 +172,7 @@ func TestNeighbours(t *testing.T) {
 	})
 	t.Run("netavark", func(t *testing.T) {
 		w := begin(t)
-		w.begin()
+		w.begin(usual)
 		w.check(os.WriteFile(filepath.Join(w.work, "network.json"), []byte(netavarkNetwork), 0o644))
 		setup := func(verb string) {
 			w.on("ip netns list | grep -q pod || ip netns add pod; cp " + w.work + "/network.json /run/nb/root/tmp/; mkdir -p /run/nb/root/run/netns; " +

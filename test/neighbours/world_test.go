@@ -2,8 +2,10 @@ package neighbours
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +19,7 @@ import (
 // limit is how long anything may take; it costs nothing while things go well.
 const limit = 30 * time.Second
 
-var program, root string
+var program string
 
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "drawbridge-neighbours")
@@ -43,32 +45,40 @@ type world struct {
 	t                     *testing.T
 	host, lan, guest, new *nettest.Node
 	work                  string
+	// log is the daemon's, daemon its process.
+	log    *os.File
+	daemon *exec.Cmd
+	// bridge of network default, and the addresses of the host and the guest on it.
+	bridge      string
+	gateway, at netip.Addr
 }
 
-// neighboursRoot makes the other programs' root once.
-func neighboursRoot(t *testing.T) string {
+// script runs one of the tree's scripts that makes something once, and prints where
+// it is.
+func script(t *testing.T, path string) string {
 	t.Helper()
-	if root != "" {
-		return root
+	if os.Getenv("DRAWBRIDGE_HOSTS") == "" {
+		t.Skip("what other programs need takes minutes to make: run by make test-hosts")
 	}
-	cmd := exec.Command("../../scripts/neighbours-root")
+	cmd := exec.Command(path)
 	var complaints strings.Builder
 	cmd.Stderr = &complaints
 	out, err := cmd.Output()
 	if err != nil {
-		t.Fatalf("make the root of the neighbours: %v\n%s", err, complaints.String())
+		t.Fatalf("%s: %v\n%s", path, err, complaints.String())
 	}
-	root = strings.TrimSpace(string(out))
-	return root
+	return strings.TrimSpace(string(out))
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	if os.Getenv("DRAWBRIDGE_HOSTS") == "" {
-		t.Skip("other programs' root takes minutes to make: run by make test-hosts")
-	}
+	return newWorldOn(t, script(t, "../../scripts/neighbours-root"))
+}
+
+// newWorldOn makes a world in which the other programs are those of a root.
+func newWorldOn(t *testing.T, lower string) *world {
+	t.Helper()
 	nettest.Need(t, nettest.Root, "ip", "nft", "iptables", "busybox", "chroot", "debootstrap")
-	lower := neighboursRoot(t)
 	ctx := context.Background()
 	w := &world{t: t, work: t.TempDir()}
 	if err := os.Chmod(w.work, 0o755); err != nil {
@@ -99,8 +109,10 @@ mount -t cgroup2 cgroup2 root/sys/fs/cgroup; sysctl -qw net.ipv4.ip_forward=0`, 
 	return w
 }
 
-// begin starts the daemon, the network and the guests.
-func (w *world) begin() {
+// begin starts the daemon, the network and the guests. subnet is that of the
+// network, "" for the one that drawbridge chooses.
+func (w *world) begin(subnet string) {
+	w.t.Helper()
 	ctx := context.Background()
 	log, err := os.Create(filepath.Join(w.work, "daemon.log"))
 	w.check(err)
@@ -110,17 +122,46 @@ func (w *world) begin() {
 			w.t.Logf("daemon:\n%s", text)
 		}
 	})
-	d := w.host.Command(ctx, program, "daemon", "--state-dir", filepath.Join(w.work, "state"))
-	d.Stdout, d.Stderr = log, log
-	w.check(d.Start())
-	w.t.Cleanup(func() { _ = d.Process.Kill(); _ = d.Wait() })
-	w.until("the daemon answers", func() error { _, err := w.host.Run(ctx, program, "status"); return err })
-	w.on(program + " network create default --subnet 192.168.122.0/24 --ipv6 off")
+	w.log = log
+	w.run()
+	w.t.Cleanup(func() { _ = w.daemon.Process.Kill(); _ = w.daemon.Wait() })
+	if subnet != "" {
+		subnet = " --subnet " + subnet
+	}
+	w.on(program + " network create default --ipv6 off" + subnet)
+	var n struct {
+		Bridge  string
+		Subnets []struct{ Subnet, Gateway string }
+	}
+	w.check(json.Unmarshal([]byte(w.on(program+" network show default -o json")), &n))
+	w.bridge, w.gateway = n.Bridge, netip.MustParseAddr(n.Subnets[0].Gateway)
+	bytes := w.gateway.As4()
+	bytes[3] = 9
+	w.at = netip.AddrFrom4(bytes)
 	for name, g := range map[string]*nettest.Node{"tap1": w.guest, "tap2": w.new} {
-		w.check(w.host.IP(ctx, fmt.Sprintf("link add %s type veth peer name eth0 netns %d", name, g.PID()), "link set "+name+" master virbr0 up"))
+		w.check(w.host.IP(ctx, fmt.Sprintf("link add %s type veth peer name eth0 netns %d", name, g.PID()), "link set "+name+" master "+w.bridge+" up"))
 		w.check(g.IP(ctx, "link set eth0 up"))
 	}
-	w.check(w.guest.IP(ctx, "addr add 192.168.122.9/24 dev eth0", "route add default via 192.168.122.1"))
+	w.check(w.guest.IP(ctx, fmt.Sprintf("addr add %s/24 dev eth0", w.at), fmt.Sprintf("route add default via %s", w.gateway)))
+}
+
+// run starts the daemon.
+func (w *world) run() {
+	w.t.Helper()
+	ctx := context.Background()
+	w.daemon = w.host.Command(ctx, program, "daemon", "--state-dir", filepath.Join(w.work, "state"))
+	w.daemon.Stdout, w.daemon.Stderr = w.log, w.log
+	w.check(w.daemon.Start())
+	w.until("the daemon answers", func() error { _, err := w.host.Run(ctx, program, "status"); return err })
+}
+
+// restart ends the daemon, and starts it again after something was done.
+func (w *world) restart(between func()) {
+	w.t.Helper()
+	w.check(w.daemon.Process.Signal(os.Interrupt))
+	w.check(w.daemon.Wait())
+	between()
+	w.run()
 }
 
 func (w *world) check(err error) {
