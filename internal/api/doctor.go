@@ -40,6 +40,7 @@ type Diagnosis struct {
 type Treatment struct {
 	Finding Symptom `json:"finding"`
 	Change  Change  `json:"change"`
+	Undo    string  `json:"undo,omitempty" doc:"The command that takes it back"`
 }
 
 // FixRequest asks for fixes of one kind of finding, or of all.

@@ -126,8 +126,11 @@ func (a *app) treat(c *cobra.Command, r api.FixRequest, o api.Options) error {
 		for _, t := range done {
 			w.linef("%s: %s", t.Finding.Code, t.Finding.Seen)
 			changeText(w, t.Change)
-			if t.Finding.Fix.Undo != "" && !t.Change.DryRun {
-				w.line("  undo: " + t.Finding.Fix.Undo)
+			if undo := t.Undo; undo != "" {
+				if byHand := t.Finding.Fix.Undo; byHand != "" {
+					undo += "   (or: " + byHand + ")"
+				}
+				w.line("  undo: " + undo)
 			}
 		}
 	})

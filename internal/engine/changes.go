@@ -29,7 +29,7 @@ func (e *Engine) carryOut(ctx context.Context, title string, d draft, o *Options
 	scope, snapshot, goal := plan.Frame(now, d.seen)
 	t := txn.Txn{
 		ID: newID(), Title: title, Steps: now, After: after, Scope: scope, Snapshot: snapshot, Goal: goal,
-		Doc: d.doc, Ledger: d.plan.Ledger, By: txn.ActorOf(ctx), Began: e.Now(),
+		Doc: d.doc, Ledger: d.plan.Ledger, By: txn.ActorOf(ctx), Mends: d.mends, Began: e.Now(),
 	}
 	if d.plan.Risk == plan.RiskHost {
 		if o == nil {

@@ -123,6 +123,11 @@ func (l *lingering) next(now time.Time) (left time.Duration) {
 func (e *Engine) Mend(ctx context.Context, title string, turns []plan.Step, o Options) (Result, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	return e.turn(ctx, title, turns, o, func(host.State) error { return nil })
+}
+
+// turn does so unless it may not, by what is seen of the things just now.
+func (e *Engine) turn(ctx context.Context, title string, turns []plan.Step, o Options, may func(seen host.State) error) (Result, error) {
 	if busy := e.open.all(); len(busy) > 0 && !o.DryRun {
 		return Result{}, &PendingError{Title: title, ID: busy[0].ID, Phase: busy[0].Phase}
 	}
@@ -137,7 +142,10 @@ func (e *Engine) Mend(ctx context.Context, title string, turns []plan.Step, o Op
 	if err != nil {
 		return Result{}, fmt.Errorf("%s: look at the host: %w", title, err)
 	}
-	d := draft{doc: e.Store.Document(), plan: plan.Plan{Steps: plan.Diff(goal, seen), Risk: plan.RiskNone, Ledger: e.Store.Ledger().Clone()}, seen: seen}
+	if err := may(seen); err != nil {
+		return Result{}, fmt.Errorf("%s: %w", title, err)
+	}
+	d := draft{doc: e.Store.Document(), plan: plan.Plan{Steps: plan.Diff(goal, seen), Risk: plan.RiskNone, Ledger: e.Store.Ledger().Clone()}, seen: seen, mends: true}
 	for _, k := range keys {
 		if _, there := seen[k]; host.IsException(k.Kind) && !there && goal[k] != nil {
 			d.plan.Ledger[k] = host.Claim{Kind: host.Made}

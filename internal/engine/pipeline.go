@@ -22,6 +22,8 @@ type draft struct {
 	notes []render.Note
 	facts []render.Fact
 	known known
+	// mends is txn.Txn.Mends.
+	mends bool
 }
 
 // change takes the whole road from a wanted document to a changed host.

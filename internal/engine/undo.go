@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"drawbridge/internal/host"
+	"drawbridge/internal/plan"
 	"drawbridge/internal/spec"
 	"drawbridge/internal/txn"
 )
@@ -138,14 +140,37 @@ func (e *StandsError) Error() string {
 // Unwrap returns spec.ErrInUse.
 func (e *StandsError) Unwrap() error { return spec.ErrInUse }
 
-// Undo takes a change of the record back by a new one. It is *StandsError if later
-// changes stand on it.
+// Undo takes a change of the record back by a new one, and what Mend turned too. It is
+// *StandsError if later changes stand on it.
 func (e *Engine) Undo(ctx context.Context, id string, o Options) (Result, error) {
 	c, err := e.undoing(id)
 	if err != nil {
 		return Result{}, fmt.Errorf("undo: %w", err)
 	}
+	if c.Entry.Mends {
+		return e.unmend(ctx, c, o)
+	}
 	return e.Do(ctx, c, o)
+}
+
+// unmend turns things of the host back that a change turned, if they are as it
+// left them.
+func (e *Engine) unmend(ctx context.Context, c Undo, o Options) (Result, error) {
+	var back []plan.Step
+	for i := len(c.Entry.Steps) - 1; i >= 0; i-- {
+		s := c.Entry.Steps[i]
+		back = append(back, plan.Step{Before: s.After, After: s.Before})
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.turn(ctx, c.Title(), back, o, func(seen host.State) error {
+		for _, s := range back {
+			if seen[s.Key()] != s.Before {
+				return &StandsError{ID: c.Entry.ID, Object: s.Key().String()}
+			}
+		}
+		return nil
+	})
 }
 
 func (e *Engine) undoing(id string) (Undo, error) {
@@ -168,6 +193,8 @@ func (e *Engine) undoing(id string) (Undo, error) {
 		return c, fmt.Errorf("change %q: %w in the record", id, spec.ErrNotFound)
 	case c.Entry.Phase != txn.Confirmed:
 		return c, fmt.Errorf("change %s was %s, there is nothing of it to undo: %w", id, c.Entry.Phase, spec.ErrInUse)
+	case c.Entry.Mends && len(c.Entry.Steps) == c.Entry.StepCount:
+		return c, nil
 	case c.Entry.Kind != txn.EntryChange || c.Entry.ObjectCount == 0:
 		return c, fmt.Errorf("change %s altered nothing that anybody asked for, so there is nothing to undo: %w", id, spec.ErrInUse)
 	case !c.Entry.Whole():

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"drawbridge/internal/engine"
+	"drawbridge/internal/host"
+	"drawbridge/internal/plan"
 	"drawbridge/internal/spec"
 	"drawbridge/internal/txn"
 )
@@ -266,5 +268,39 @@ func TestTheRecordAgreesWithTheDocumentAfterAPowerCut(t *testing.T) {
 		if cut > 20 {
 			t.Fatal("it never ends")
 		}
+	}
+}
+
+// What doctor turned of the host is in the record with its way back, which is refused
+// if it is not any more as it was left.
+func TestUndoTurnsTheHostBack(t *testing.T) {
+	m := newMachine(t)
+	b := bench{m.start(m.fake), t}
+	b.do(network("lab"))
+	loose := host.Sysctl{Path: "net/ipv4/conf/enp6s18/rp_filter", Value: "2", Link: "enp6s18"}
+	value := func() string {
+		seen, err := m.fake.Observe(t.Context(), loose.Key())
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, _ := seen[loose.Key()].(host.Sysctl)
+		return s.Value
+	}
+	strict := value()
+	res, err := b.Mend(byAlice(t.Context()), "mend rp-filter of enp6s18", []plan.Step{{After: loose}}, engine.Options{})
+	if err != nil || value() != "2" {
+		t.Fatalf("rp_filter is %s: %v", value(), err)
+	}
+	back := b.undo(res.ID)
+	if value() != strict {
+		t.Errorf("rp_filter is %s and was %s", value(), strict)
+	}
+	b.refuses(res.ID, "sysctl net/ipv4/conf/enp6s18/rp_filter is not any more as it left it")
+	b.undo(back)
+	if value() != "2" {
+		t.Errorf("undoing the undoing left rp_filter at %s", value())
+	}
+	if e := history(t, b.Engine)[0]; e.Title != "undo "+back+" (undo "+res.ID+" (mend rp-filter of enp6s18))" || len(e.Steps) != 1 {
+		t.Errorf("the record says %+v", e)
 	}
 }

@@ -97,7 +97,11 @@ func (s *Server) treat(ctx context.Context, r api.FixRequest, how Changing) ([]a
 		if err != nil {
 			return out, err
 		}
-		out = append(out, api.Treatment{Finding: symptomOf(x), Change: change})
+		one := api.Treatment{Finding: symptomOf(x), Change: change}
+		if change.ID != "" && !x.Fix.Edit.Reload {
+			one.Undo = "drawbridge undo " + change.ID
+		}
+		out = append(out, one)
 	}
 	return out, nil
 }

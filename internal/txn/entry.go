@@ -48,6 +48,8 @@ type Entry struct {
 	Title string
 	// Networks that it was about.
 	Networks []spec.NetworkName `json:",omitempty"`
+	// Mends is Txn.Mends: the steps themselves are what can be undone.
+	Mends bool `json:",omitempty"`
 	// Phase that a change ended in: Confirmed, RolledBack or Stuck.
 	Phase   Phase  `json:",omitempty"`
 	Problem string `json:",omitempty"`
@@ -69,7 +71,7 @@ func (e Entry) About(name spec.NetworkName) bool { return slices.Contains(e.Netw
 // Entry is what remains of a change that turned had into t.Doc, or tried to.
 func (t Txn) Entry(had spec.Document) Entry {
 	e := Entry{
-		Kind: EntryChange, ID: t.ID, Began: t.Began, By: t.By, Title: t.Title, Phase: t.Phase, Problem: t.Problem,
+		Kind: EntryChange, ID: t.ID, Began: t.Began, By: t.By, Title: t.Title, Mends: t.Mends, Phase: t.Phase, Problem: t.Problem,
 		Steps: slices.Concat(t.Steps, t.After), Objects: Objects(had, t.Doc),
 	}
 	switch t.By.Kind {

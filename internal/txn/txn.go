@@ -42,6 +42,9 @@ type Txn struct {
 	Who string
 	// By is who asked for it, or what made it necessary.
 	By Actor
+	// Mends: the steps are what a person had turned of the host, and no document
+	// speaks of them.
+	Mends bool
 	// Began is when it was begun, by the wall clock.
 	Began time.Time
 	Steps []plan.Step
