@@ -151,6 +151,9 @@ type quarrel struct {
 	until time.Time
 	about string
 	with  string
+	// own: it is a guest service, which lives in a process of ours. If that hangs or
+	// keeps ending it is backed off from too, and no other program is to blame.
+	own bool
 	// changed is when we last changed the host.
 	changed time.Time
 }
@@ -174,7 +177,7 @@ func (q *quarrel) note(keys []host.Key, who string) {
 			continue
 		}
 		q.rest = min(max(2*q.rest, shortestRest), longestRest)
-		q.until, q.about = now.Add(q.rest), k.String()
+		q.until, q.about, q.own = now.Add(q.rest), k.String(), slices.Contains(serviceKinds, k.Kind)
 		if who != "" {
 			q.with = who
 		}
@@ -192,9 +195,12 @@ func (q *quarrel) calm() {
 
 func (q *quarrel) resting() bool { return q.now().Before(q.until) }
 
+// serviceKinds are what the process of the guest services holds.
+var serviceKinds = []host.Kind{host.KindPool, host.KindReservation, host.KindRouter, host.KindZone, host.KindGuest, host.KindSnoop}
+
 // problem is the line for status, "" in peace.
 func (q *quarrel) problem() string {
-	if q.until.IsZero() {
+	if q.until.IsZero() || q.own {
 		return ""
 	}
 	who := "another program"

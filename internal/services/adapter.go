@@ -51,6 +51,8 @@ type Adapter struct {
 	conn *net.UnixConn
 	// owed is how many requests on conn have no answer yet.
 	owed int
+	// deaf is when an answer was last waited for in vain.
+	deaf time.Time
 	// serving are the bridges that the process had sockets on when it was last
 	// asked: a hint, by which sockets that are in the way are found before they
 	// are.
@@ -61,6 +63,10 @@ type Adapter struct {
 
 // answerTime bounds how long the process may take for one answer.
 const answerTime = 10 * time.Second
+
+// deafTime is how long after that it is not asked again: who looks at a host asks
+// several times, and would wait for each.
+const deafTime = 3 * time.Second
 
 // startTime bounds how long the process may take to come up.
 const startTime = 10 * time.Second
@@ -177,6 +183,9 @@ func (a *Adapter) post(m message, files []*os.File) error {
 			return err
 		}
 	}
+	if time.Since(a.deaf) < deafTime {
+		return fmt.Errorf("no answer within %s, and not asked again yet", answerTime)
+	}
 	if a.conn == nil {
 		if err := a.dial(); err != nil {
 			return err
@@ -197,6 +206,9 @@ func (a *Adapter) answer() (message, error) {
 	a.owed--
 	reply, _, err := receive(a.conn)
 	if err != nil {
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			a.deaf = time.Now()
+		}
 		a.hangUp()
 		return message{}, err
 	}
