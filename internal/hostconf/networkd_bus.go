@@ -71,11 +71,11 @@ func orNothing(s string) string {
 }
 
 // await repeats a look until it finds no fault or ctx ends; then the last fault
-// is the error. The programs that are looked at tell nobody when they are done.
+// is the error. The programs that are looked at tell nobody when they are done: most
+// are within some milliseconds, so that it is looked often at first.
 func await(ctx context.Context, look func() error) error {
-	ticks := time.NewTicker(20 * time.Millisecond)
-	defer ticks.Stop()
-	for {
+	const first, last = 2 * time.Millisecond, 20 * time.Millisecond
+	for pause := first; ; pause = min(pause*3/2, last) {
 		err := look()
 		if err == nil {
 			return nil
@@ -83,7 +83,7 @@ func await(ctx context.Context, look func() error) error {
 		select {
 		case <-ctx.Done():
 			return err
-		case <-ticks.C:
+		case <-time.After(pause):
 		}
 	}
 }

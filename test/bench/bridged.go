@@ -25,7 +25,7 @@ func bridgedGroup() Group {
 	return Group{"bridged", "A NIC that moves into a bridge", `
 A host of namespaces stands on a LAN with a router and another machine. The machine pings the host, and the host the router, a thousand times a second each, in IPv4 and
 IPv6 at once, while the host's only NIC moves into a bridge, or out of it; so each run counts what is lost of four rows of pings. A command is a whole process, from its
-start to its end: then the bridge works and is verified, and the change waits to be confirmed. A TCP stream goes from the machine to the host and back all the while; retransmission
+start to its end: then the bridge works and is verified, and the change waits to be confirmed; it is timed in moves of its own, while nothing else goes on. A TCP stream goes from the machine to the host and back all the while; retransmission
 timeouts are the kernel's own count (TCPTimeouts of /proc/net/netstat) on both ends. The peers are Debian's ifupdown with bridge-utils, ` + "`ifdown NIC && ifup br0`" + `, and
 NetworkManager, ` + "`nmcli con up br0`" + `, each on such a host in its own root, and both hand-tuned: no spanning tree, no forward delay, the NIC's hardware address, and for ifupdown no
 duplicate address detection. ` + "`netplan apply`" + ` needs systemd as process 1: both it and ours move the NIC of one whole Debian host in a container, which netplan and systemd-networkd
@@ -99,9 +99,8 @@ func newLAN(ctx context.Context) (*nettest.LAN, error) {
 	return nil, errors.Join(errors.New("the LAN's addresses do not settle"), lan.Close())
 }
 
-// lossless counts the pings that are lost while something is done to the host, and says how
-// long that took.
-func lossless(ctx context.Context, lan *nettest.LAN, count int, do func() error) (lost int, took time.Duration, err error) {
+// lossless counts the pings that are lost while something is done to the host.
+func lossless(ctx context.Context, lan *nettest.LAN, count int, do func() error) (lost int, err error) {
 	var rows []*nettest.Pinging
 	for _, p := range []struct {
 		from *nettest.Node
@@ -109,27 +108,26 @@ func lossless(ctx context.Context, lan *nettest.LAN, count int, do func() error)
 	}{{lan.Machine, nettest.HostA4}, {lan.Machine, nettest.HostA6}, {lan.HostA, nettest.Router4}, {lan.HostA, nettest.Router6}} {
 		row, err := p.from.Ping(ctx, netip.MustParseAddr(p.to), count, pingEvery)
 		if err != nil {
-			return 0, 0, err
+			return 0, err
 		}
 		rows = append(rows, row)
 	}
 	for rows[0].Sent() < 500 {
 		if err := sleep(ctx, 5*time.Millisecond); err != nil {
-			return 0, 0, err
+			return 0, err
 		}
 	}
 	began := time.Now()
 	err = do()
-	took = time.Since(began)
 	if n := rows[0].Sent(); err == nil && n >= count {
-		err = fmt.Errorf("it took longer than the pings: %s", took)
+		err = fmt.Errorf("it took longer than the pings: %s", time.Since(began))
 	}
 	for _, row := range rows {
 		got, waitErr := row.Wait()
 		err = errors.Join(err, waitErr)
 		lost += len(got.Lost) - got.Overflowed
 	}
-	return lost, took, err
+	return lost, err
 }
 
 // onLAN is ours on the host of a LAN.
@@ -201,27 +199,25 @@ func (m mover) over(ctx context.Context) error {
 }
 
 // count adds what is lost meanwhile to a row.
-func (m mover) count(ctx context.Context, row *Row, pings int, do func() error) (time.Duration, error) {
-	lost, took, err := lossless(ctx, m.lan, pings, do)
+func (m mover) count(ctx context.Context, row *Row, pings int, do func() error) error {
+	lost, err := lossless(ctx, m.lan, pings, do)
 	row.Ours.Counted(Packets, float64(lost))
-	return took, err
+	return err
 }
 
 // kept moves the NIC in and out for good, with a TCP stream all the while.
-func (m mover) kept(ctx context.Context, pings int, in, out, took, tcp *Row) error {
+func (m mover) kept(ctx context.Context, pings int, in, out, tcp *Row) error {
 	stream, err := startStream(m.lan)
 	if err != nil {
 		return err
 	}
-	t, err := m.count(ctx, in, pings, func() error { return m.in(ctx, "60s") })
-	if err != nil {
+	if err := m.count(ctx, in, pings, func() error { return m.in(ctx, "60s") }); err != nil {
 		return err
 	}
-	took.Ours.Took(t)
 	if err := m.decide(ctx, m.client.Confirm); err != nil {
 		return err
 	}
-	if _, err := m.count(ctx, out, pings, func() error { return m.out(ctx) }); err != nil {
+	if err := m.count(ctx, out, pings, func() error { return m.out(ctx) }); err != nil {
 		return err
 	}
 	if err := m.decide(ctx, m.client.Confirm); err != nil {
@@ -233,6 +229,22 @@ func (m mover) kept(ctx context.Context, pings int, in, out, took, tcp *Row) err
 	}
 	tcp.Ours.Counted(Times, float64(timeouts))
 	return nil
+}
+
+// alone moves the NIC in and out for good while nothing else goes on, and times the command.
+func (m mover) alone(ctx context.Context, took *Row) error {
+	if err := settled(ctx, m.lan, nettest.HostANIC); err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := m.in(ctx, "60s"); err != nil {
+		return err
+	}
+	took.Ours.Took(time.Since(began))
+	if err := errors.Join(onBridge(ctx, m.lan), m.decide(ctx, m.client.Confirm)); err != nil {
+		return err
+	}
+	return errors.Join(m.out(ctx), m.decide(ctx, m.client.Confirm))
 }
 
 func bridgedOurs(ctx context.Context, b *Bench, in, out, back, expired, took, tcp *Row) (err error) {
@@ -248,13 +260,16 @@ func bridgedOurs(ctx context.Context, b *Bench, in, out, back, expired, took, tc
 	defer func() { _ = h.stopDaemon(unix.SIGTERM); h.client.Close() }()
 	m := mover{lan, h.client, h.run}
 	for range b.runs(10, 1) {
-		if err := m.kept(ctx, pingsEach, in, out, took, tcp); err != nil {
+		if err := m.alone(ctx, took); err != nil {
 			return err
 		}
-		if _, err := m.count(ctx, back, pingsEach, func() error { return errors.Join(m.in(ctx, "60s"), m.decide(ctx, h.client.Cancel)) }); err != nil {
+		if err := m.kept(ctx, pingsEach, in, out, tcp); err != nil {
 			return err
 		}
-		if _, err := m.count(ctx, expired, pingsEach, func() error { return errors.Join(m.in(ctx, "1s"), m.over(ctx)) }); err != nil {
+		if err := m.count(ctx, back, pingsEach, func() error { return errors.Join(m.in(ctx, "60s"), m.decide(ctx, h.client.Cancel)) }); err != nil {
+			return err
+		}
+		if err := m.count(ctx, expired, pingsEach, func() error { return errors.Join(m.in(ctx, "1s"), m.over(ctx)) }); err != nil {
 			return err
 		}
 	}

@@ -78,7 +78,10 @@ func bridgedNetplan(ctx context.Context, b *Bench, in, out, took, tcp *Row) (err
 	m := onHost(h, lan)
 	defer m.client.Close()
 	for range b.runs(10, 1) {
-		if err := m.kept(ctx, 2*pingsEach, in, out, took, tcp); err != nil {
+		if err := m.alone(ctx, took); err != nil {
+			return err
+		}
+		if err := m.kept(ctx, 2*pingsEach, in, out, tcp); err != nil {
 			return err
 		}
 	}

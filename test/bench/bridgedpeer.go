@@ -104,6 +104,9 @@ func bridgedPeer(ctx context.Context, b *Bench, p peer, in, out, took, tcp *Row)
 // moves moves the NIC of a LAN's host in and out some times, by scripts that sh runs on the host.
 func (p peer) moves(ctx context.Context, lan *nettest.LAN, runs int, sh func(string) error, in, out, took, tcp *Row) error {
 	for range runs {
+		if err := p.alone(ctx, lan, sh, took); err != nil {
+			return err
+		}
 		if err := settled(ctx, lan, nettest.HostANIC); err != nil {
 			return err
 		}
@@ -111,16 +114,15 @@ func (p peer) moves(ctx context.Context, lan *nettest.LAN, runs int, sh func(str
 		if err != nil {
 			return err
 		}
-		lost, t, err := lossless(ctx, lan, 2*pingsEach, func() error { return sh(p.in) })
+		lost, err := lossless(ctx, lan, 2*pingsEach, func() error { return sh(p.in) })
 		if err != nil {
 			return err
 		}
 		in.Peer.Counted(Packets, float64(lost))
-		took.Peer.Took(t)
 		if err := errors.Join(onBridge(ctx, lan), settled(ctx, lan, "br0")); err != nil {
 			return err
 		}
-		if lost, _, err = lossless(ctx, lan, 2*pingsEach, func() error { return sh(p.out) }); err != nil {
+		if lost, err = lossless(ctx, lan, 2*pingsEach, func() error { return sh(p.out) }); err != nil {
 			return err
 		}
 		out.Peer.Counted(Packets, float64(lost))
@@ -131,6 +133,22 @@ func (p peer) moves(ctx context.Context, lan *nettest.LAN, runs int, sh func(str
 		tcp.Peer.Counted(Times, float64(timeouts))
 	}
 	return nil
+}
+
+// alone moves the NIC in and out while nothing else goes on, and times the command.
+func (p peer) alone(ctx context.Context, lan *nettest.LAN, sh func(string) error, took *Row) error {
+	if err := settled(ctx, lan, nettest.HostANIC); err != nil {
+		return err
+	}
+	began := time.Now()
+	if err := sh(p.in); err != nil {
+		return err
+	}
+	took.Peer.Took(time.Since(began))
+	if err := errors.Join(onBridge(ctx, lan), settled(ctx, lan, "br0")); err != nil {
+		return err
+	}
+	return sh(p.out)
 }
 
 // settled waits until host A has both its addresses on a link.
