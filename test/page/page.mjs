@@ -476,6 +476,7 @@ const tests = {
     // And where it were not, the browser would refuse to make a document of it.
     equal(await page.evaluate(() => { try { document.createElement('div').innerHTML = '<b>x</b>'; return 'made'; } catch (e) { return e.name; } }), 'TypeError', 'a string became a document');
     page.complaints.length = 0; // of that
+    await page.unrouteAll({behavior: 'ignoreErrors'}); // what is asked for as the page is closed
     await shell('ip link set mail mtu 1500');
     return [page];
   },

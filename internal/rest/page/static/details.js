@@ -106,7 +106,7 @@ export class Details {
     return [
       h('header', {}, h('h2', {}, 'At a glance'), mayChange() && h('button', {type: 'button', data: {key: 'new'}, onclick: () => act.createNetwork()}, icon('plus'), ' Network')),
       st.problems.map((p) => h('p', {class: 'trouble problem'}, p)),
-      found && h('p', {class: 'trouble ' + (found.includes('fault') ? 'problem' : 'warning')}, h('a', {href: '#/findings', data: {key: 'findings'}}, found), ' found'),
+      found && h('p', {class: 'trouble ' + (found.includes('fault') ? 'problem' : 'warning')}, h('a', {href: '#/findings', data: {key: 'findings'}}, found + ' found')),
       h('ul', {class: 'nets'}, st.networks.map((n) => h('li', {}, h('button', {type: 'button', data: {key: 'net ' + n.name}, onclick: () => this.open('bridge:' + n.bridge)},
         h('b', {}, n.name), badge(n.state), h('small', {}, `${n.mode} · ${n.subnets[0]?.cidr || n.uplinks.join(' ')} · ${plural(n.guests, 'guest')}`))))),
       facts([['Up for', span(st.uptime_s)], ['Version', st.version], ['Put back', st.repairs ? plural(st.repairs, 'thing') : 'nothing'], ['Doors', String(state.forwards.length)], ['Leases', String(st.leases)]]),
