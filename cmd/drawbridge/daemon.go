@@ -123,6 +123,8 @@ type running struct {
 	counts   *store.Tally
 	keyStore *store.Keys
 	hints    chan engine.Hint
+	// openTables: the kernel cannot keep others out of our nftables tables.
+	openTables bool
 }
 
 func runDaemon(ctx context.Context, s settings) error {
@@ -146,6 +148,7 @@ func runDaemon(ctx context.Context, s settings) error {
 	}
 	if s.ownTables {
 		if err := d.linux.OwnTables(ctx); err != nil {
+			d.openTables = errors.Is(err, linux.ErrNoOwner)
 			log.Warn("nftables tables are open to other programs; what they break is put back", "why", err)
 		}
 	}

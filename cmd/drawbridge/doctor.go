@@ -16,6 +16,7 @@ import (
 	"drawbridge/internal/hostconf"
 	"drawbridge/internal/linux"
 	"drawbridge/internal/plan"
+	"drawbridge/internal/txn"
 )
 
 // doctor gathers what package diagnose looks at.
@@ -31,11 +32,13 @@ type doctor struct {
 	// problems are what guest services say of themselves.
 	problems func() []string
 	offline  bool
+	// openTables: the kernel cannot keep others out of our nftables tables.
+	openTables bool
 }
 
 // Facts looks at the host once. What cannot be read is missing.
 func (d doctor) Facts(ctx context.Context) (*diagnose.Facts, error) {
-	f := &diagnose.Facts{Offline: d.offline, Now: time.Now().Unix()}
+	f := &diagnose.Facts{Offline: d.offline, OpenTables: d.openTables, Now: time.Now().Unix()}
 	var reading sync.WaitGroup
 	reading.Go(func() { f.Rules, _ = d.linux.Rules(ctx) })
 	reading.Go(func() { f.Machine, _ = d.linux.Machine(ctx) })
@@ -67,23 +70,25 @@ func (d doctor) Facts(ctx context.Context) (*diagnose.Facts, error) {
 	d.services(f)
 	f.Conntrack, f.ConntrackMax = number("/proc/sys/net/netfilter/nf_conntrack_count"), number("/proc/sys/net/netfilter/nf_conntrack_max")
 	f.Grabbers = grabbers(f)
-	return f, d.cards(ctx, f)
+	f.Recorded = d.recorded()
+	return f, d.more(ctx, f)
 }
 
 // A daemon that runs puts back within milliseconds what it finds missing, such as
 // the rule of a port that was plugged in just now. That is no fault yet.
-const settleTries, settlePause = 30, 100 * time.Millisecond
+const settleTime, settlePause = 3 * time.Second, 100 * time.Millisecond
 
 // agreeTries is how often rules and engine are asked once more if they disagree:
 // rules that were read after the engine looked may have a drop that it is about to
 // make an exception for, and those read before that have not the exception yet.
 const agreeTries = 3
 
-// settled examines until nothing is missing, or a daemon had its time.
+// settled examines until nothing is missing, or a daemon had its time. Nothing comes
+// by waiting while the guest services do not answer.
 func (d doctor) settled(ctx context.Context) (engine.Examination, error) {
-	for try := 1; ; try++ {
+	for began := time.Now(); ; {
 		x, err := d.Examine(ctx)
-		if err != nil || d.offline || len(x.Missing) == 0 || try == settleTries {
+		if err != nil || d.offline || len(x.Missing) == 0 || x.Silent != nil || time.Since(began) > settleTime {
 			return x, err
 		}
 		select {
@@ -92,6 +97,12 @@ func (d doctor) settled(ctx context.Context) (engine.Examination, error) {
 		case <-time.After(settlePause):
 		}
 	}
+}
+
+// recorded is when the newest entry of the record was written, 0 if nobody can say.
+func (d doctor) recorded() (at int64) {
+	_ = d.History(func(e txn.Entry) bool { at = e.Ended.Unix(); return false }) // a record that cannot be read is told by status
+	return at
 }
 
 // told fills in what the engine says, and what depends on it.
@@ -109,7 +120,7 @@ func (d doctor) live(f *diagnose.Facts, x engine.Examination) {
 	}
 	for _, p := range x.Ports {
 		one := diagnose.Port{
-			Network: p.Network, Bridge: p.Bridge, Tap: p.Tap, Guest: p.Guest, MAC: p.MAC, Addresses: p.Addresses, PID: p.PID, Since: p.Since,
+			Network: p.Network, Bridge: p.Bridge, Tap: p.Tap, Guest: p.Guest, MAC: p.MAC, Addresses: p.Addresses, PID: p.PID, Since: p.Since, Tagged: !p.Tags.IsZero(),
 		}
 		if live, ok := ours[p.Tap]; ok {
 			// Where it belongs, not where it is.
@@ -141,12 +152,19 @@ func (d doctor) services(f *diagnose.Facts) {
 	}
 }
 
-// cards looks at the uplinks of bridged networks.
-func (d doctor) cards(ctx context.Context, f *diagnose.Facts) error {
+// more looks at the uplinks of bridged networks, and at what running networks need
+// of the kernel.
+func (d doctor) more(ctx context.Context, f *diagnose.Facts) error {
 	var keys []host.Key
 	for _, n := range f.Document.Networks {
 		for _, u := range n.Uplinks {
 			keys = append(keys, host.NICKey(u))
+		}
+	}
+	for _, name := range f.Features() {
+		seen, err := d.linux.Observe(ctx, host.FeatureKey(name))
+		if err == nil && len(seen) == 0 { // else it is not known
+			f.Lacks = append(f.Lacks, name)
 		}
 	}
 	if len(keys) == 0 {
@@ -237,7 +255,7 @@ func (d doctor) Fix(ctx context.Context, title string, fix diagnose.Fix, o engin
 
 // doctor is that of a daemon that runs.
 func (d *running) doctor() doctor {
-	return doctor{Engine: d.engine, linux: d.linux, profiles: d.profiles, zones: d.zones, blocked: d.adapter.Blocked, problems: func() []string {
+	return doctor{Engine: d.engine, linux: d.linux, profiles: d.profiles, zones: d.zones, openTables: d.openTables, blocked: d.adapter.Blocked, problems: func() []string {
 		report, err := d.adapter.Report()
 		if err != nil {
 			return nil // it does not answer, which is found too

@@ -68,7 +68,7 @@ func BenchmarkExamine(b *testing.B) {
 		}
 	}
 	for b.Loop() {
-		f.found, f.sorted = nil, nil
+		f.Anew()
 		Examine(f)
 	}
 }
@@ -120,7 +120,7 @@ func BenchmarkExamineBesideDocker(b *testing.B) {
 	f := large()
 	f.Rules = &ruleset.Ruleset{Tables: []*ruleset.Table{docker()}}
 	for b.Loop() {
-		f.found, f.sorted = nil, nil
+		f.Anew()
 		Examine(f)
 	}
 }

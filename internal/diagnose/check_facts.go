@@ -46,8 +46,10 @@ type Facts struct {
 	Libvirt []LibvirtNetwork
 	// Grabbers are the host's network managers that would take a bridge or tap.
 	Grabbers []Grabber
-	// Lacks are features that the kernel does not have, by what needs them.
+	// Lacks are those of Features that the kernel does not have.
 	Lacks []string
+	// OpenTables: the kernel cannot keep other programs out of our nftables tables.
+	OpenTables bool
 	// Foreign are other programs on the host that are known to change rules.
 	Foreign []string
 	// FirewalldZone: firewalld runs and has our zone.
@@ -56,12 +58,16 @@ type Facts struct {
 	Offline bool
 	// Observe: the daemon was told to leave other programs' rules alone.
 	Observe bool
+	// Recorded is when the newest entry of the record was written, by the wall clock
+	// of then in seconds since 1970; 0 if there is none.
+	Recorded int64
 	// Now is the wall clock in seconds since 1970.
 	Now int64
 
 	// What is worked out once.
 	found  *obstacles
 	sorted []host.Key
+	places []host.Resource
 }
 
 // keys are those of the state, in order.
@@ -81,6 +87,8 @@ type Port struct {
 	Addresses  []string
 	// Ours: made by drawbridge; else somebody plugged it in.
 	Ours bool
+	// Tagged: it is in VLANs of its own.
+	Tagged bool
 	// PID holds the tap open; 0 for nobody.
 	PID int
 	// Since, in seconds since 1970; 0 if not known.

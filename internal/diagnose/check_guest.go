@@ -261,7 +261,7 @@ func findWaiting(f *Facts) []Finding {
 			}
 			found = append(found, Finding{
 				About: Subject{Network: n.Name}, Seen: fmt.Sprintf("forward %s leads to guest %q, which is not on network %s", fwd.Key(), fwd.Target, n.Name),
-				Fix: Fix{Command: "drawbridge forward rm " + fwd.Key(), Undo: "drawbridge forward add …"},
+				Fix: Fix{Command: "drawbridge forward rm " + fwd.Key()},
 			})
 		}
 	}

@@ -2,7 +2,11 @@ package diagnose
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+
+	"drawbridge/internal/host"
+	"drawbridge/internal/spec"
 )
 
 // hostChecks are about the host as a whole and about drawbridge itself.
@@ -25,7 +29,7 @@ func hostChecks() []Check {
 			"Make it larger.", findConntrack,
 		},
 		{
-			"kernel-lacks", Warning, "The kernel lacks something", "What needs it does not work.",
+			"kernel-lacks", Warning, "The kernel lacks something that a network rests on", "What needs it does not work.",
 			"Use the distribution's kernel, or load the module.", findLacks,
 		},
 		{
@@ -68,11 +72,79 @@ func findConntrack(f *Facts) []Finding {
 	}}
 }
 
-func findLacks(f *Facts) []Finding {
-	if len(f.Lacks) == 0 {
-		return nil
+// need is a feature of the kernel that networks may rest on.
+type need struct {
+	feature string
+	// words are what it is called, means what follows from its lack, and mends what brings it.
+	words, means, mends string
+	by                  func(*Facts, spec.Network) bool
+}
+
+var needed = []need{
+	{
+		host.Taps, "taps (/dev/net/tun)", "No guest can be plugged in.", "modprobe tun; a container has to be given /dev/net/tun",
+		func(_ *Facts, n spec.Network) bool { return n.Mode != "direct" },
+	},
+	{
+		host.Macvtaps, "macvtaps (CONFIG_MACVTAP)", "No guest can be plugged into the network.", "modprobe macvtap",
+		func(_ *Facts, n spec.Network) bool { return n.Mode == "direct" },
+	},
+	{
+		host.BridgeVLANs, "VLANs on bridges (CONFIG_BRIDGE_VLAN_FILTERING)", "Guests in VLANs are not plugged in until the kernel can keep them apart.",
+		"use a kernel that has it, or a VLAN interface of the host's as the uplink of a network of its own",
+		func(f *Facts, n spec.Network) bool {
+			return !n.Tags.IsZero() || slices.ContainsFunc(f.Ports, func(p Port) bool { return p.Network == n.Name && p.Tagged })
+		},
+	},
+	{
+		host.ConnectionLists, "lists of connections (CONFIG_NF_CT_NETLINK)", "Forwards are not counted, and old connections go on when one is changed or removed.", "modprobe nf_conntrack_netlink",
+		func(_ *Facts, n spec.Network) bool { return n.Forwards.Len() > 0 },
+	},
+	{
+		host.ConnectionEvents, "news of connections (CONFIG_NF_CONNTRACK_EVENTS)", "Connections of forwards are not counted when they end.", "use a kernel that has it",
+		func(_ *Facts, n spec.Network) bool { return n.Forwards.Len() > 0 },
+	},
+}
+
+// Features are those of the kernel that running networks rest on.
+func (f *Facts) Features() []string {
+	var list []string
+	for _, x := range needed {
+		if slices.ContainsFunc(f.running(), func(n spec.Network) bool { return x.by(f, n) }) {
+			list = append(list, x.feature)
+		}
 	}
-	return []Finding{{Seen: strings.Join(f.Lacks, "; "), Fix: Fix{Advice: "Debian and Ubuntu: apt install linux-image-amd64 (or linux-image-generic), and boot it"}}}
+	return list
+}
+
+func findLacks(f *Facts) []Finding {
+	var found []Finding
+	for _, x := range needed {
+		if !slices.Contains(f.Lacks, x.feature) {
+			continue
+		}
+		var who []string
+		for _, n := range f.running() {
+			if x.by(f, n) {
+				who = append(who, string(n.Name))
+			}
+		}
+		if len(who) == 0 {
+			continue
+		}
+		about := Subject{}
+		if len(who) == 1 {
+			about.Network = spec.NetworkName(who[0])
+		}
+		found = append(found, Finding{About: about, Seen: fmt.Sprintf("this kernel has no %s, and %s rests on it", x.words, strings.Join(who, ", ")), Means: x.means, Fix: Fix{Advice: x.mends}})
+	}
+	if f.OpenTables && len(f.routed()) > 0 {
+		found = append(found, Finding{
+			Severity: Remark, Seen: "this kernel cannot keep other programs out of drawbridge's nftables tables (before Linux 6.9)",
+			Means: "Who flushes all rules (nft flush ruleset) interrupts guests for the milliseconds until the daemon puts ours back.", Fix: Fix{Advice: "nothing is wrong; a later kernel closes the gap"},
+		})
+	}
+	return found
 }
 
 func findOffline(f *Facts) []Finding {

@@ -312,7 +312,7 @@ func (f *Facts) Opening() bool {
 }
 
 // Anew forgets what was worked out, after facts were changed.
-func (f *Facts) Anew() { f.found, f.sorted = nil, nil }
+func (f *Facts) Anew() { f.found, f.sorted, f.places = nil, nil, nil }
 
 type obstacles struct{ list []Obstacle }
 

@@ -94,7 +94,7 @@ func findHeld(f *Facts) []Finding {
 			n := f.Document.Networks[name]
 			found = append(found, Finding{
 				About: Subject{Network: name}, Seen: why,
-				Fix: Fix{Advice: fmt.Sprintf("remove the link %s if nobody needs it (ip link del %s), or run: drawbridge network set %s bridge=OTHER", n.Bridge, n.Bridge, name)},
+				Fix: Fix{Advice: fmt.Sprintf("remove the link %s if nobody needs it (ip link del %s), or: drawbridge network stop %s; drawbridge network set %s bridge=OTHER; drawbridge network start %s", n.Bridge, n.Bridge, name, name, name)},
 			})
 		}
 	}
@@ -162,26 +162,49 @@ func findOverlap(f *Facts) []Finding {
 // overlap finds a route or address of others that shares addresses with a
 // subnet: the default route and the halves of it that VPNs use do not count.
 func (f *Facts) overlap(p netip.Prefix, bridge string) string {
-	for _, key := range f.keys() {
-		switch r := f.State[key].(type) {
+	for _, r := range f.placed() {
+		switch r := r.(type) {
 		case host.Route:
-			if r.Link != bridge && r.Dst.Bits() > 1 && r.Dst.Overlaps(p) && !r.Dst.Addr().IsLinkLocalUnicast() && !r.Dst.Addr().IsMulticast() && (r.Table != host.LocalTable || r.Type == 2) {
-				text := "the route to " + r.Dst.String()
-				if r.Gateway.IsValid() {
-					text += " via " + r.Gateway.String()
-				}
-				if r.Link != "" {
-					text += " on " + r.Link
-				}
-				return text
+			if r.Link == bridge || !r.Dst.Overlaps(p) {
+				continue
 			}
+			text := "the route to " + r.Dst.String()
+			if r.Gateway.IsValid() {
+				text += " via " + r.Gateway.String()
+			}
+			if r.Link != "" {
+				text += " on " + r.Link
+			}
+			return text
 		case host.Address:
-			if r.Link != bridge && r.Addr.Masked().Overlaps(p) && !r.Addr.Addr().IsLinkLocalUnicast() {
+			if r.Link != bridge && r.Addr.Masked().Overlaps(p) {
 				return "the address " + r.Addr.String() + " on " + r.Link
 			}
 		}
 	}
 	return ""
+}
+
+// placed are the routes and addresses, in order, that a subnet can overlap.
+func (f *Facts) placed() []host.Resource {
+	if f.places != nil {
+		return f.places
+	}
+	f.places = []host.Resource{}
+	for _, key := range f.keys() {
+		switch r := f.State[key].(type) {
+		case host.Route:
+			a := r.Dst.Addr()
+			if r.Dst.Bits() > 1 && !a.IsLinkLocalUnicast() && !a.IsMulticast() && (r.Table != host.LocalTable || r.Type == 2) {
+				f.places = append(f.places, r)
+			}
+		case host.Address:
+			if !r.Addr.Addr().IsLinkLocalUnicast() {
+				f.places = append(f.places, r)
+			}
+		}
+	}
+	return f.places
 }
 
 func findUplink(f *Facts) []Finding {

@@ -22,7 +22,7 @@ func serviceChecks() []Check {
 		},
 		{
 			"services-silent", Fault, "The guest services do not answer", "Guests that renew or ask for names get no answer.",
-			"Start them again: the daemon does by itself.", findSilent,
+			"Start them again; the daemon does by itself if their process has ended.", findSilent,
 		},
 		{
 			"services-fail", Fault, "A guest service fails", "Guests of the network may get no addresses or names.",
@@ -99,26 +99,22 @@ func findNoNames(f *Facts) []Finding {
 	return []Finding{{Seen: "/etc/resolv.conf names no server", Fix: Fix{Advice: "add one, or ask the host's network manager why it has none"}}}
 }
 
-// slack is how much longer than given a lease may seem to last, in seconds: of a
-// clock that NTP steps by a little nobody has to hear.
+// slack is how far the record may be ahead of the clock, in seconds: of a clock that
+// NTP steps by a little nobody has to hear.
 const slack = 300
 
+// findClock goes by the record, into which every change and every guest's NIC is
+// written: leases do not say when they were given, and may have been for longer than
+// the network gives them now.
 func findClock(f *Facts) []Finding {
-	for _, n := range f.running() {
-		four, ok := n.Subnet4()
-		if !ok || four.LeaseSeconds == 0 {
-			continue
-		}
-		for _, l := range f.Leases {
-			if l.Network == n.Name && l.Expires-f.Now > int64(four.LeaseSeconds)+slack {
-				return []Finding{{
-					About: Subject{Network: n.Name}, Seen: fmt.Sprintf("the lease of %s ends in %d s and was given for %d s: the clock was set back by about %d s", l.Addr, l.Expires-f.Now, four.LeaseSeconds, l.Expires-f.Now-int64(four.LeaseSeconds)),
-					Fix: Fix{Advice: "timedatectl shows whether the clock follows NTP"},
-				}}
-			}
-		}
+	ahead := f.Recorded - f.Now
+	if ahead <= slack || len(f.running()) == 0 {
+		return nil
 	}
-	return nil
+	return []Finding{{
+		Seen: fmt.Sprintf("what was recorded last (drawbridge log) is from %d minutes after now: the clock was set back by at least that", ahead/60),
+		Fix:  Fix{Advice: "timedatectl shows whether the clock follows NTP"},
+	}}
 }
 
 // findRogue reads the counters of chain guard, which drops what servers say out

@@ -67,7 +67,7 @@ func healthy() *Facts {
 		Ports:       []Port{{Network: "default", Bridge: "virbr0", Tap: "tap0", Guest: "web", MAC: "52:54:00:aa:aa:aa", Addresses: []string{"192.168.122.9"}, Ours: true, PID: 7, Since: 1000}},
 		Leases:      []Lease{{Network: "default", MAC: "52:54:00:aa:aa:aa", Addr: netip.MustParseAddr("192.168.122.9"), Expires: 10_000 + 3600}},
 		Conntrack:   100,
-		NameServers: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, ConntrackMax: 262144, Now: 10_000,
+		NameServers: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, ConntrackMax: 262144, Recorded: 9_999, Now: 10_000,
 	}
 }
 
@@ -155,6 +155,11 @@ func TestFindings(t *testing.T) {
 			f.State.Add(host.Route{Dst: netip.MustParsePrefix("0.0.0.0/0"), Link: "eth1", Table: host.MainTable, Metric: 200, Type: 1})
 		}, []string{"rp-filter"}},
 		{"port-off-bridge", func(f *Facts) { f.State.Add(host.Link{Name: "tap0", Type: host.TypeTap, MTU: 1500, Up: true}) }, []string{"port-off-bridge"}},
+		{"a guest that shares a NIC", func(f *Facts) {
+			f.Document.Networks["shared"] = spec.Network{Name: "shared", Mode: "direct", Uplinks: []string{"eth0"}, Started: true}
+			f.State.Add(host.NIC{Link: "eth0", Carrier: true}, host.Link{Name: "mv0", Type: host.TypeMacvtap, MTU: 1500, Up: true, Lower: "eth0"})
+			f.Ports = append(f.Ports, Port{Network: "shared", Bridge: "eth0", Tap: "mv0", Guest: "mail", MAC: "52:54:00:bb:bb:bb", Ours: true, PID: 8, Since: 1000})
+		}, nil},
 		{"port-down", func(f *Facts) { f.State.Add(host.Link{Name: "tap0", Type: host.TypeTap, MTU: 1500, Master: "virbr0"}) }, []string{"port-down"}},
 		{"duplicate-mac", func(f *Facts) {
 			f.Ports = append(f.Ports, Port{Network: "default", Bridge: "virbr0", Tap: "tap1", Guest: "db", Addresses: []string{"x"}})
@@ -204,12 +209,15 @@ func TestFindings(t *testing.T) {
 		{"resolver-loop", func(f *Facts) { f.NameServers = []netip.Addr{netip.MustParseAddr("192.168.122.1")} }, []string{"resolver-loop"}},
 		{"no-name-server", func(f *Facts) { f.NameServers = []netip.Addr{} }, []string{"no-name-server"}},
 		{"clock-jumped: an hour back", func(f *Facts) { f.Now -= 3600 }, []string{"clock-jumped"}},
+		{"leases that were given for longer than the network gives them now", func(f *Facts) { f.Leases[0].Expires = 10_000 + 86_400 }, nil},
 		{"NTP steps by a second", func(f *Facts) { f.Now -= 1 }, nil},
 		{"change-waits", func(f *Facts) { f.Changes = []Change{{ID: "c0ffee01", Title: "start network", Phase: "waiting"}} }, []string{"change-waits"}},
 		{"change-stuck", func(f *Facts) { f.Changes = []Change{{ID: "c0ffee01", Phase: "stuck", Problem: "no such device"}} }, []string{"change-stuck"}},
 		{"change-unfinished", func(f *Facts) { f.Changes = []Change{{ID: "c0ffee01", Phase: "confirmed", Problem: "disk full"}} }, []string{"change-unfinished"}},
 		{"conntrack-full", func(f *Facts) { f.Conntrack = 240_000 }, []string{"conntrack-full"}},
-		{"kernel-lacks", func(f *Facts) { f.Lacks = []string{"no VLAN filtering"} }, []string{"kernel-lacks"}},
+		{"kernel-lacks", func(f *Facts) { f.Lacks = []string{host.Taps} }, []string{"kernel-lacks"}},
+		{"kernel-lacks: VLANs of a port", func(f *Facts) { f.Lacks, f.Ports[0].Tagged = []string{host.BridgeVLANs}, true }, []string{"kernel-lacks"}},
+		{"what no network rests on may be missing", func(f *Facts) { f.Lacks = []string{host.BridgeVLANs, host.Macvtaps, host.ConnectionEvents} }, nil},
 		{"daemon-down", func(f *Facts) { f.Offline = true }, []string{"daemon-down"}},
 		{"manager-grabs", func(f *Facts) {
 			f.Grabbers = []Grabber{{Manager: "systemd-networkd", Link: "virbr0", Why: "its file 80-all.network matches", Fix: "networkctl reload"}}

@@ -120,21 +120,3 @@ func ParseVLANs(text string, defaultPVID int) (VLANSet, error) {
 	}
 	return s, nil
 }
-
-// Feature is something that kernels are built with or without: it is there or it
-// is not. It is seen when asked for, and never changed.
-type Feature struct{ Name string }
-
-// BridgeVLANs is that bridges can tell VLANs apart (CONFIG_BRIDGE_VLAN_FILTERING, and
-// RTM_GETVLAN, since Linux 5.6).
-const BridgeVLANs = "bridge-vlan-filtering"
-
-// Key is the name.
-func (f Feature) Key() Key { return FeatureKey(f.Name) }
-
-// Needs nothing.
-func (Feature) Needs() []Key { return nil }
-func (Feature) resource()    {}
-
-// FeatureKey is the key of something that kernels may lack.
-func FeatureKey(name string) Key { return Key{KindFeature, name} }

@@ -156,6 +156,10 @@ func nodeOf(name string) (string, error) {
 func (h *Host) DirectUsers(ctx context.Context, taps []string) (map[string]Process, error) {
 	byNumber := map[uint64]string{}
 	if taps == nil {
+		// A thousand links are a thousand looks, and mostly none is one of them.
+		if all, err := os.ReadDir("/sys/class/macvtap"); err != nil || len(all) == 0 {
+			return map[string]Process{}, nil //nolint:nilerr // the class comes with the first
+		}
 		found, err := filepath.Glob("/sys/class/net/*/macvtap")
 		if err != nil {
 			return nil, err

@@ -129,23 +129,6 @@ func (h *Host) sendVLANs(typ uint16, index int, r host.VLANRun) error {
 	return err
 }
 
-// observeFeatures says which of the kernel's options are there.
-func (h *Host) observeFeatures(seen host.State, keys []host.Key) error {
-	for _, k := range keys {
-		if k.Name != host.BridgeVLANs {
-			continue
-		}
-		there, err := h.knowsVLANs()
-		if err != nil {
-			return err
-		}
-		if there {
-			seen.Add(host.Feature{Name: k.Name})
-		}
-	}
-	return nil
-}
-
 // knowsVLANs asks for the VLANs of loopback, which has none: EINVAL if the kernel
 // could tell. It cannot before its module for bridges is loaded; asking for a
 // bridge that cannot be, with a multicast address, loads it and makes nothing
