@@ -94,3 +94,23 @@ func TestWhatWasEditedSinceStays(t *testing.T) {
 		})
 	}
 }
+
+// Files that another program writes anew from its own, as netplan does with
+// NetworkManager's at every daemon-reload, are put back without a word.
+func TestPassingFilesAreNobodysEdits(t *testing.T) {
+	const was, fresh = nmRun + "netplan-eth0.nmconnection", nmRun + "netplan-br0.nmconnection"
+	for _, now := range []map[string]string{{}, {was: "anew"}, {was: "ours", fresh: "anew"}} {
+		tr := filesIn(t, now)
+		files := []file{{Path: was, Before: []byte("before"), After: []byte("ours"), Passing: true}, {Path: fresh, After: []byte("ours"), Passing: true}}
+		if !tr.allThere(files) {
+			t.Errorf("%v: something is missing", now)
+		}
+		tell := func(note string) { t.Errorf("%v: %s", now, note) }
+		if err := tr.restore(files, "/attic", tell); err != nil {
+			t.Fatal(err)
+		}
+		if tr.text(was) != "before" || tr.exists(fresh) {
+			t.Errorf("%v: it is %q, and the other there: %v", now, tr.text(was), tr.exists(fresh))
+		}
+	}
+}

@@ -46,6 +46,11 @@ var stackedNetworks = []struct{ name, uplink, bridge, address, other string }{
 	{"office", "vlan30", "br1", "192.168.98.66", "192.168.98.1"},
 }
 
+// stackedModules are loaded beforehand: to load them takes a while without KVM, and a
+// change may not take long.
+var stackedModules = []string{"bridge", "8021q", "veth", "bonding", "nf_tables", "nft_chain_nat", "nft_ct", "nft_masq", "nft_nat", "nft_reject_inet",
+	"nft_reject_bridge", "nft_meta_bridge", "nf_conntrack_netlink", "nft_fib_inet", "inet_diag", "tcp_diag", "udp_diag", "cls_bpf", "sch_ingress", "act_mirred"}
+
 const networkdProgram = "/lib/systemd/systemd-networkd"
 
 // TestStackedUplinks lives through the story where the host's own manager makes the
@@ -64,8 +69,7 @@ func TestStackedUplinks(t *testing.T) {
 			t.Fatalf("build the program: %v\n%s", err, out)
 		}
 		with = nettest.Inside{
-			Modules: []string{"bridge", "8021q", "veth", "bonding", "nf_tables", "nft_chain_nat", "nft_ct", "nft_masq", "nft_nat", "nft_reject_inet",
-				"nft_reject_bridge", "nft_meta_bridge", "nf_conntrack_netlink", "nft_fib_inet", "inet_diag", "tcp_diag", "udp_diag"},
+			Modules:  stackedModules,
 			Programs: []string{"ping", "dbus-daemon", "run-parts", "unshare", root + "/sbin/ifup", root + "/sbin/ifdown", root + networkdProgram},
 			Files:    map[string]string{"/usr/bin/drawbridge": program},
 		}
@@ -101,7 +105,8 @@ func (h *bare) setUp(t *testing.T) {
 		}
 		h.write(t, name, string(b)+more)
 	}
-	h.write(t, "/etc/machine-id", "0123456789abcdef0123456789abcdef\n") // who the DHCP clients are
+	h.sh(t, "modprobe -a "+strings.Join(stackedModules, " ")+" || true") // what is missing is told by what needs it
+	h.write(t, "/etc/machine-id", "0123456789abcdef0123456789abcdef\n")  // who the DHCP clients are
 	h.write(t, "/etc/dbus.conf", `<busconfig><type>system</type><listen>unix:path=/run/dbus/system_bus_socket</listen><auth>EXTERNAL</auth><policy context="default">`+
 		`<allow user="*"/><allow own="*"/><allow send_type="method_call"/><allow send_type="signal"/><allow send_requested_reply="true"/><allow receive_type="method_call"/><allow receive_type="method_return"/><allow receive_type="error"/><allow receive_type="signal"/></policy></busconfig>`)
 	var err error
