@@ -31,11 +31,11 @@ func (t taps) OpenVhost(queues int) []*os.File {
 }
 
 func (t taps) TapUsers(ctx context.Context) (map[string]engine.TapUser, error) {
-	users, err := linux.TapUsers(ctx)
+	users, err := t.Host.TapUsers(ctx)
 	if err != nil {
 		return nil, err
 	}
-	directly, err := t.Host.DirectUsers(ctx, nil)
+	directly, err := t.Host.MacvtapUsers(ctx)
 	if err != nil {
 		return nil, err
 	}

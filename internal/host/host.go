@@ -162,3 +162,7 @@ func (l Ledger) Clone() Ledger {
 	maps.Copy(out, l)
 	return out
 }
+
+// Sight is what was seen at one moment. Nobody changes it: whoever gets the same
+// pointer again knows that nothing is different.
+type Sight struct{ State State }

@@ -4,9 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"maps"
 	"net"
-	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -22,9 +20,14 @@ func (h *Host) Learned(ctx context.Context) (map[string][]string, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	return h.kept.whoIsBehind()
+}
+
+// learned reads the forwarding databases of all bridges, by index of the port.
+func (r *rtnl) learned() (map[int][]string, error) {
 	header := make([]byte, unix.SizeofNdMsg)
 	header[0] = unix.AF_BRIDGE
-	msgs, err := h.rtnl.dump(unix.RTM_GETNEIGH, header, nil)
+	msgs, err := r.dump(unix.RTM_GETNEIGH, header, nil)
 	if err != nil {
 		return nil, fmt.Errorf("list what bridges learnt: %w", err)
 	}
@@ -32,6 +35,9 @@ func (h *Host) Learned(ctx context.Context) (map[string][]string, error) {
 	for _, m := range msgs {
 		if len(m.Data) < unix.SizeofNdMsg {
 			return nil, fmt.Errorf("list what bridges learnt: message of %d bytes is cut short", len(m.Data))
+		}
+		if state := binary.NativeEndian.Uint16(m.Data[8:]); state&(statePermanent|stateNoARP) != 0 {
+			continue
 		}
 		var mac string
 		var behindBridge bool
@@ -48,21 +54,10 @@ func (h *Host) Learned(ctx context.Context) (map[string][]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("list what bridges learnt: %w", err)
 		}
-		state := binary.NativeEndian.Uint16(m.Data[8:])
-		if mac != "" && behindBridge && state&(statePermanent|stateNoARP) == 0 {
+		if mac != "" && behindBridge {
 			port := int(binary.NativeEndian.Uint32(m.Data[4:]))
 			byIndex[port] = append(byIndex[port], mac)
 		}
 	}
-	names, err := h.rtnl.namesOf(slices.Collect(maps.Keys(byIndex)))
-	if err != nil {
-		return nil, fmt.Errorf("list what bridges learnt: %w", err)
-	}
-	out := make(map[string][]string, len(byIndex))
-	for port, macs := range byIndex {
-		if name := names[port]; name != "" {
-			out[name] = macs
-		}
-	}
-	return out, nil
+	return byIndex, nil
 }

@@ -32,6 +32,9 @@ type Host struct {
 	rules   *nftAdapter
 	directs directs
 	detours detours
+	// kept and holders are for those who only look.
+	kept    kept
+	holders holders
 }
 
 // New opens the sockets to the kernel, in the calling thread's network
@@ -45,13 +48,17 @@ func New(log *slog.Logger) (*Host, error) {
 	if err != nil {
 		return nil, errors.Join(err, r.close())
 	}
-	return &Host{log: log, rtnl: r, rules: rules}, nil
+	h := &Host{log: log, rtnl: r, rules: rules}
+	if err := h.kept.open(h); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
 }
 
 // Close gives the sockets back.
 func (h *Host) Close() error {
 	h.detours.close()
-	return errors.Join(h.directs.close(), h.rules.Close(), h.rtnl.close())
+	return errors.Join(h.directs.close(), h.kept.close(), h.rules.Close(), h.rtnl.close())
 }
 
 // Kinds lists the kinds of resources that Observe and Apply understand.

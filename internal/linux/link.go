@@ -29,6 +29,7 @@ type link struct {
 	forwards4     bool   // net.ipv4.conf.LINK.forwarding
 	portOf        string // the type of the master
 	counters      Counters
+	reading       uint64 // of kept: which it was read by
 }
 
 const operUp = 6 // IF_OPER_UP in linux/if.h
@@ -52,106 +53,104 @@ func parseLink(m netlink.Message) (link, error) {
 	l.Up = binary.NativeEndian.Uint32(m.Data[8:])&unix.IFF_UP != 0
 	l.carrier = binary.NativeEndian.Uint32(m.Data[8:])&unix.IFF_LOWER_UP != 0
 	elsewhere := false
-	err := decode(m.Data, unix.SizeofIfInfomsg, func(ad *netlink.AttributeDecoder) {
-		switch ad.Type() {
+	// Not by decode: there may be thousands, with two hundred attributes each.
+	for a := range nftAttrs(m.Data[unix.SizeofIfInfomsg:]) {
+		switch a.kind {
 		case unix.IFLA_IFNAME:
-			l.Name = ad.String()
+			l.Name = a.text()
 		case unix.IFLA_ADDRESS:
 			// Tunnels have an IP address here, which is no MAC.
-			if b := ad.Bytes(); len(b) == 6 {
-				l.MAC = net.HardwareAddr(b).String()
+			if len(a.data) == 6 {
+				l.MAC = net.HardwareAddr(a.data).String()
 			}
 		case unix.IFLA_MTU:
-			l.MTU = int(ad.Uint32())
+			l.MTU = int(a.native())
 		case unix.IFLA_MASTER:
-			l.master = int(ad.Uint32())
+			l.master = int(a.native())
 		case unix.IFLA_QDISC:
-			l.queue = ad.String()
+			l.queue = a.text()
 		case unix.IFLA_OPERSTATE:
-			l.operational = ad.Uint8() == operUp
+			l.operational = a.native() == operUp
 		case unix.IFLA_LINK:
-			l.lower = int(ad.Uint32())
+			l.lower = int(a.native())
 		case unix.IFLA_LINK_NETNSID:
 			elsewhere = true
 		case unix.IFLA_GROUP:
-			l.group = ad.Uint32()
+			l.group = a.native()
 		case unix.IFLA_IFALIAS:
-			l.Alias = ad.String()
+			l.Alias = a.text()
 		case unix.IFLA_STATS64:
-			l.counters = parseCounters(ad.Bytes())
+			l.counters = parseCounters(a.data)
 		case unix.IFLA_LINKINFO:
-			nested(ad, l.parseInfo)
+			l.parseInfo(a.data)
 		case unix.IFLA_AF_SPEC:
-			l.parseParameters(ad)
+			l.parseParameters(a.data)
 		}
-	})
+	}
 	if elsewhere || l.Type == host.TypeVeth {
 		l.lower = 0 // a link of another namespace, or the other end of a cable
 	}
-	return l, err
+	return l, nil
 }
 
-// parseInfo reads one attribute of IFLA_LINKINFO. The kernel puts the kind
-// before the data, which has another meaning for each kind.
-func (l *link) parseInfo(ad *netlink.AttributeDecoder) {
-	switch ad.Type() {
-	case unix.IFLA_INFO_KIND:
-		l.Type = ad.String()
-	case unix.IFLA_INFO_DATA:
-		if l.Type == host.TypeVLAN {
-			nested(ad, func(ad *netlink.AttributeDecoder) {
-				if ad.Type() == vlanID {
-					l.VID = int(ad.Uint16())
+// parseInfo reads IFLA_LINKINFO. The kernel puts the kind before the data, which
+// has another meaning for each kind.
+func (l *link) parseInfo(info []byte) {
+	for a := range nftAttrs(info) {
+		switch a.kind {
+		case unix.IFLA_INFO_KIND:
+			l.Type = a.text()
+		case unix.IFLA_INFO_DATA:
+			l.parseData(a.data)
+		case unix.IFLA_INFO_SLAVE_KIND:
+			l.portOf = a.text()
+		case unix.IFLA_INFO_SLAVE_DATA:
+			if l.portOf != host.TypeBridge {
+				continue
+			}
+			for a := range nftAttrs(a.data) {
+				switch a.kind {
+				case unix.IFLA_BRPORT_MODE:
+					l.Hairpin = a.native() != 0
+				case unix.IFLA_BRPORT_ISOLATED:
+					l.Isolated = a.native() != 0
 				}
-			})
+			}
 		}
-		if l.Type != host.TypeBridge {
-			return
+	}
+}
+
+func (l *link) parseData(data []byte) {
+	switch l.Type {
+	case host.TypeVLAN:
+		if id, there := find(data, vlanID); there {
+			l.VID = int(id.native())
 		}
-		nested(ad, func(ad *netlink.AttributeDecoder) {
-			switch ad.Type() {
+	case host.TypeBridge:
+		for a := range nftAttrs(data) {
+			switch a.kind {
 			case unix.IFLA_BR_VLAN_FILTERING:
-				l.Filter = ad.Uint8() != 0
+				l.Filter = a.native() != 0
 			case unix.IFLA_BR_VLAN_DEFAULT_PVID:
 				// Not told by a kernel without VLANs on bridges.
-				l.tells, l.defaultPVID = true, int(ad.Uint16())
+				l.tells, l.defaultPVID = true, int(a.native())
 			case unix.IFLA_BR_STP_STATE:
-				l.STP = ad.Uint32() != 0
+				l.STP = a.native() != 0
 			case unix.IFLA_BR_FORWARD_DELAY:
-				l.ForwardDelay = ad.Uint32()
+				l.ForwardDelay = a.native()
 			}
-		})
-	case unix.IFLA_INFO_SLAVE_KIND:
-		l.portOf = ad.String()
-	case unix.IFLA_INFO_SLAVE_DATA:
-		if l.portOf != host.TypeBridge {
-			return
 		}
-		nested(ad, func(ad *netlink.AttributeDecoder) {
-			switch ad.Type() {
-			case unix.IFLA_BRPORT_MODE:
-				l.Hairpin = ad.Uint8() != 0
-			case unix.IFLA_BRPORT_ISOLATED:
-				l.Isolated = ad.Uint8() != 0
-			}
-		})
 	}
 }
 
 // parseParameters reads from IFLA_AF_SPEC what IPv4 has of parameters of the
 // link, of which forwarding is the first (IPV4_DEVCONF_FORWARDING in linux/ip.h).
-func (l *link) parseParameters(ad *netlink.AttributeDecoder) {
+func (l *link) parseParameters(spec []byte) {
 	const inetConf = 1 // IFLA_INET_CONF
-	nested(ad, func(ad *netlink.AttributeDecoder) {
-		if ad.Type() != unix.AF_INET {
-			return
-		}
-		nested(ad, func(ad *netlink.AttributeDecoder) {
-			if b := ad.Bytes(); ad.Type() == inetConf && len(b) >= 4 {
-				l.forwards4 = binary.NativeEndian.Uint32(b) != 0
-			}
-		})
-	})
+	four, _ := find(spec, unix.AF_INET)
+	if conf, there := find(four.data, inetConf); there && len(conf.data) >= 4 {
+		l.forwards4 = binary.NativeEndian.Uint32(conf.data) != 0
+	}
 }
 
 // linkBy asks for one link, by index or, if that is 0, by name. A link that is
@@ -180,13 +179,10 @@ func (r *rtnl) linkBy(index int, name string) (link, error) {
 // filterSkipStats is RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h.
 const filterSkipStats = 1 << 3
 
-// links dumps all links; with counters only if asked, since they are most of
-// each message.
-func (r *rtnl) links(counters bool) ([]link, error) {
+// links dumps all links, without their counters, which are most of each message.
+func (r *rtnl) links() ([]link, error) {
 	msgs, err := r.dump(unix.RTM_GETLINK, linkHeader(0, 0, 0), func(ae *netlink.AttributeEncoder) {
-		if !counters {
-			ae.Uint32(unix.IFLA_EXT_MASK, filterSkipStats)
-		}
+		ae.Uint32(unix.IFLA_EXT_MASK, filterSkipStats)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
@@ -205,36 +201,6 @@ func (r *rtnl) links(counters bool) ([]link, error) {
 // manyLinks is the number of names from which on one dump is cheaper than
 // look-ups: a look-up costs about 20 µs, a dump of 1000 links about 12 ms.
 const manyLinks = 500
-
-// namesOf finds the names of links by their indexes, of few by look-ups. Links
-// that are gone have none.
-func (r *rtnl) namesOf(indexes []int) (map[int]string, error) {
-	names := make(map[int]string, len(indexes))
-	for _, i := range indexes {
-		names[i] = ""
-	}
-	if len(names) >= manyLinks {
-		links, err := r.links(false)
-		if err != nil {
-			return nil, err
-		}
-		for _, l := range links {
-			names[l.index] = l.Name
-		}
-		return names, nil
-	}
-	for i := range names {
-		l, err := r.linkBy(i, fmt.Sprintf("with index %d", i))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		names[i] = l.Name
-	}
-	return names, nil
-}
 
 func (h *Host) observeLinks(seen host.State, keys []host.Key) error {
 	if len(keys) >= manyLinks {
@@ -316,26 +282,31 @@ func (h *Host) readVLANs(l *link, known map[int]link) error {
 
 // allLinks adds every link and returns the names by index.
 func (h *Host) allLinks(seen host.State) (map[int]string, error) {
-	links, err := h.rtnl.links(false)
+	links, err := h.rtnl.links()
 	if err != nil {
 		return nil, err
 	}
-	names, bridges := make(map[int]string, len(links)), map[int]link{}
+	names, byIndex, tells := make(map[int]string, len(links)), make(map[int]link, len(links)), false
 	for _, l := range links {
-		names[l.index] = l.Name
-		if l.tells {
-			bridges[l.index] = l
-		}
+		names[l.index], byIndex[l.index] = l.Name, l
+		tells = tells || l.tells
 	}
 	var vlans map[int]host.VLANSet
-	if len(bridges) > 0 {
+	if tells {
 		if vlans, err = h.rtnl.vlans(0); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 			return nil, err
 		}
 	}
+	addLinks(seen, byIndex, vlans)
+	return names, nil
+}
+
+// addLinks adds links, given by index, with the names of those that they are
+// joined to, and their VLANs.
+func addLinks(seen host.State, links map[int]link, vlans map[int]host.VLANSet) {
 	for _, l := range links {
-		l.Master, l.Lower = names[l.master], names[l.lower]
-		bridge := bridges[l.master]
+		l.Master, l.Lower = links[l.master].Name, links[l.lower].Name
+		bridge := links[l.master]
 		if l.tells {
 			bridge = l
 		}
@@ -344,7 +315,6 @@ func (h *Host) allLinks(seen host.State) (map[int]string, error) {
 		}
 		seen.Add(l.Link)
 	}
-	return names, nil
 }
 
 // Counters are the bytes and packets of a link since it was made, as the host
@@ -377,20 +347,10 @@ func (l link) counted() Counters {
 // Counters reads the counters of the named links, of all links if none is
 // named. Links that are not there are missing from the answer.
 func (h *Host) Counters(names ...string) (map[string]Counters, error) {
-	out := map[string]Counters{}
 	if len(names) == 0 {
-		links, err := h.rtnl.links(true)
-		if err != nil {
-			return nil, err
-		}
-		fast := speeds(links)
-		for _, l := range links {
-			c := l.counted()
-			c.SpeedMbit = fast[l.Name]
-			out[l.Name] = c
-		}
-		return out, nil
+		return h.kept.counters()
 	}
+	out := map[string]Counters{}
 	for _, name := range names {
 		l, err := h.rtnl.linkBy(0, name)
 		if errors.Is(err, fs.ErrNotExist) {

@@ -420,7 +420,7 @@ func (h *Host) deleteGroup(links []link) error {
 // freeGroup picks a link group that no link is in. It is random and large, so
 // that nobody puts a link of theirs into it between this and the deletion.
 func (h *Host) freeGroup() (uint32, error) {
-	links, err := h.rtnl.links(false)
+	links, err := h.rtnl.links()
 	if err != nil {
 		return 0, err
 	}

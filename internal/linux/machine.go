@@ -22,7 +22,7 @@ func (h *Host) Machine(ctx context.Context) (*diagnose.Host, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	links, err := h.rtnl.links(false)
+	links, err := h.rtnl.links()
 	if err != nil {
 		return nil, err
 	}

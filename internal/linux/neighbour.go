@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -64,43 +63,50 @@ func (h *Host) Neighbours(ctx context.Context, link string) ([]Neighbour, error)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	names := map[int]string{}
-	var only attributes
-	if link != "" {
-		l, err := h.rtnl.linkBy(0, link)
-		if err != nil {
-			return nil, fmt.Errorf("list neighbours: %w", err)
-		}
-		names[l.index] = link
-		only = func(ae *netlink.AttributeEncoder) { ae.Uint32(unix.NDA_IFINDEX, uint32(l.index)) }
+	if link == "" {
+		return h.kept.everyNeighbour()
 	}
-	msgs, err := h.rtnl.dump(unix.RTM_GETNEIGH, make([]byte, unix.SizeofNdMsg), only)
-	if errors.Is(err, unix.ENODEV) {
-		return nil, fmt.Errorf("list neighbours on %s: %w", link, fs.ErrNotExist)
-	}
+	l, err := h.rtnl.linkBy(0, link)
 	if err != nil {
 		return nil, fmt.Errorf("list neighbours: %w", err)
 	}
+	found, err := h.rtnl.neighbours(func(ae *netlink.AttributeEncoder) { ae.Uint32(unix.NDA_IFINDEX, uint32(l.index)) })
+	if errors.Is(err, unix.ENODEV) {
+		return nil, fmt.Errorf("list neighbours on %s: %w", link, fs.ErrNotExist)
+	}
 	var out []Neighbour
-	var at []int
+	for _, n := range found {
+		if n.at == l.index {
+			n.Link = link
+			out = append(out, n.Neighbour)
+		}
+	}
+	return out, err
+}
+
+// neighbourAt is one on the link of that index.
+type neighbourAt struct {
+	Neighbour
+	at int
+}
+
+// neighbours lists those of all links, or of the one that is asked for.
+func (r *rtnl) neighbours(only attributes) ([]neighbourAt, error) {
+	msgs, err := r.dump(unix.RTM_GETNEIGH, make([]byte, unix.SizeofNdMsg), only)
+	if err != nil {
+		return nil, fmt.Errorf("list neighbours: %w", err)
+	}
+	out := []neighbourAt{}
 	for _, m := range msgs {
-		n, index, known, err := parseNeighbour(m)
+		n, at, known, err := parseNeighbour(m)
 		if err != nil {
 			return nil, fmt.Errorf("list neighbours: %w", err)
 		}
 		if known {
-			out, at = append(out, n), append(at, index)
+			out = append(out, neighbourAt{n, at})
 		}
 	}
-	if link == "" {
-		if names, err = h.rtnl.namesOf(at); err != nil {
-			return nil, fmt.Errorf("list neighbours: %w", err)
-		}
-	}
-	for i := range out {
-		out[i].Link = names[at[i]]
-	}
-	return slices.DeleteFunc(out, func(n Neighbour) bool { return n.Link == "" }), nil
+	return out, nil
 }
 
 // takeNeighbours lets a link know what another knows of its neighbours, so that

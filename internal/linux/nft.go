@@ -427,3 +427,10 @@ func remake(seen host.State, steps []plan.Step) []plan.Step {
 	}
 	return made
 }
+
+// current is the generation of the rules just now.
+func (a *nftAdapter) current() (uint32, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.sock.generation()
+}

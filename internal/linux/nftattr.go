@@ -28,6 +28,20 @@ func (a attr) u64() uint64 {
 	return binary.BigEndian.Uint64(a.data)
 }
 
+// native reads a number of one, two or four bytes in the processor's order, as
+// routing netlink has them; 0 if it is not one.
+func (a attr) native() uint32 {
+	switch len(a.data) {
+	case 1:
+		return uint32(a.data[0])
+	case 2:
+		return uint32(binary.NativeEndian.Uint16(a.data))
+	case 4:
+		return binary.NativeEndian.Uint32(a.data)
+	}
+	return 0
+}
+
 func (a attr) text() string { return cString(a.data) }
 
 // cString is the text up to the first NUL.

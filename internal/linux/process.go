@@ -81,67 +81,40 @@ func nameOption(s string) string {
 
 // eachFD calls f for every open file of every process whose link text begins
 // with the prefix. Processes that end meanwhile, and those that we may not look
-// into, are passed over.
+// into, are passed over. There may be a hundred thousand: each costs one question.
 func eachFD(ctx context.Context, prefix string, f func(pid int, fd, target string)) error {
-	procs, err := os.ReadDir("/proc")
+	procs, err := os.Open("/proc")
 	if err != nil {
 		return fmt.Errorf("list processes: %w", err)
 	}
-	for _, proc := range procs {
+	defer procs.Close()
+	names, err := procs.Readdirnames(-1)
+	if err != nil {
+		return fmt.Errorf("list processes: %w", err)
+	}
+	target := make([]byte, unix.PathMax)
+	for _, name := range names {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		pid, err := strconv.Atoi(proc.Name())
+		pid, err := strconv.Atoi(name)
 		if err != nil {
 			continue
 		}
-		dir := filepath.Join("/proc", proc.Name(), "fd")
-		d, err := os.Open(dir)
+		d, err := os.Open("/proc/" + name + "/fd")
 		if err != nil {
 			continue
 		}
 		fds, _ := d.Readdirnames(-1)
-		d.Close()
 		for _, fd := range fds {
-			if target, err := os.Readlink(filepath.Join(dir, fd)); err == nil && strings.HasPrefix(target, prefix) {
-				f(pid, fd, target)
+			n, err := unix.Readlinkat(int(d.Fd()), fd, target)
+			if err == nil && n >= len(prefix) && string(target[:len(prefix)]) == prefix {
+				f(pid, fd, string(target[:n]))
 			}
 		}
+		d.Close()
 	}
 	return nil
-}
-
-// TapUsers says which process holds each tap of this network namespace open: a
-// running guest's QEMU, say. A tap that nobody holds is missing. We ourselves,
-// who hand taps over, are named only if nobody else is.
-func TapUsers(ctx context.Context) (map[string]Process, error) {
-	ours, err := namespaceOf("/proc/thread-self/ns/net")
-	if err != nil {
-		return nil, err
-	}
-	users, self := map[string]Process{}, os.Getpid()
-	// A process's files come one after the other: what is asked of it is asked once.
-	var at holder
-	defer func() { at.close() }()
-	err = eachFD(ctx, tunDevice, func(pid int, fd, _ string) {
-		b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "fdinfo", fd))
-		if err != nil {
-			return
-		}
-		name := tapOfFDInfo(b)
-		if name == "" {
-			return
-		}
-		if at.PID != pid {
-			at.close()
-			at = newHolder(pid)
-		}
-		if p, known := users[name]; known && p.PID != self || at.tapNamespace(fd) != ours {
-			return
-		}
-		users[name] = at.Process
-	})
-	return users, err
 }
 
 // maxDescent bounds how far up Descends looks: QEMU, a shell, a helper.
@@ -181,79 +154,3 @@ func parentOf(pid int) int {
 	}
 	return parent
 }
-
-// tapOfFDInfo reads the line `iff:	NAME` (tun_chr_show_fdinfo in drivers/net/tun.c).
-func tapOfFDInfo(b []byte) string {
-	for line := range strings.Lines(string(b)) {
-		if name, ok := strings.CutPrefix(line, "iff:"); ok {
-			return strings.TrimSpace(name)
-		}
-	}
-	return ""
-}
-
-// netNS identifies a network namespace; the zero value is none.
-type netNS struct{ dev, ino uint64 }
-
-func namespaceOf(path string) (netNS, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return netNS{}, fmt.Errorf("find the network namespace: %w", err)
-	}
-	return netNS{st.Dev, st.Ino}, nil
-}
-
-// holder is a process that holds taps open.
-type holder struct {
-	Process
-	pidFD int // -1: we may not look into it
-}
-
-func newHolder(pid int) holder {
-	h := holder{Process: processByPID(pid), pidFD: -1}
-	if fd, err := unix.PidfdOpen(pid, 0); err == nil {
-		h.pidFD = fd
-	}
-	return h
-}
-
-func (h holder) close() {
-	if h.PID != 0 && h.pidFD >= 0 {
-		unix.Close(h.pidFD)
-	}
-}
-
-// tapNamespace is the namespace that a tap is in, which need not be that of the
-// process that holds it: descriptors travel. Where the kernel does not let us
-// look, it is taken to be the process's.
-func (h holder) tapNamespace(fd string) netNS {
-	n, err := strconv.Atoi(fd)
-	if err == nil && h.pidFD >= 0 {
-		if ns, ok := tapNamespaceBy(h.pidFD, n); ok {
-			return ns
-		}
-	}
-	ns, _ := namespaceOf(filepath.Join("/proc", strconv.Itoa(h.PID), "ns/net"))
-	return ns
-}
-
-func tapNamespaceBy(pidFD, n int) (netNS, bool) {
-	tap, err := unix.PidfdGetfd(pidFD, n, 0)
-	if err != nil {
-		return netNS{}, false
-	}
-	defer unix.Close(tap)
-	ns, err := unix.IoctlRetInt(tap, tunGetDevNetNS)
-	if err != nil {
-		return netNS{}, false
-	}
-	defer unix.Close(ns)
-	var st unix.Stat_t
-	if err := unix.Fstat(ns, &st); err != nil {
-		return netNS{}, false
-	}
-	return netNS{st.Dev, st.Ino}, true
-}
-
-// tunGetDevNetNS is TUNGETDEVNETNS, _IO('T', 227), of linux/if_tun.h.
-const tunGetDevNetNS = 0x54e3

@@ -150,7 +150,7 @@ func TestTapUsers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	users, err := TapUsers(context.Background())
+	users, err := h.TapUsers(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -115,7 +115,7 @@ func (w *watch) dial() error {
 			}
 		}
 	}
-	links, err := w.host.rtnl.links(false)
+	links, err := w.host.rtnl.links()
 	if err != nil {
 		return errors.Join(err, conn.Close())
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 
 	"drawbridge/internal/host"
@@ -40,6 +41,8 @@ type Fake struct {
 	cut, fail, lie int
 	// leaving are keys that the present call of Apply deletes later.
 	leaving map[host.Key]bool
+	// sight is what was last looked at.
+	sight *host.Sight
 }
 
 // NewFake makes a host that has the given things, foreign ones too: a NIC, its
@@ -152,6 +155,17 @@ func (f *Fake) Observe(ctx context.Context, keys ...host.Key) (host.State, error
 		}
 	}
 	return seen, nil
+}
+
+// Look implements txn.Looker.
+func (f *Fake) Look(ctx context.Context) (*host.Sight, error) {
+	seen, err := f.Observe(ctx)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err == nil && (f.sight == nil || !maps.Equal(seen, f.sight.State)) {
+		f.sight = &host.Sight{State: seen}
+	}
+	return f.sight, err
 }
 
 // Apply carries out steps in order.

@@ -59,6 +59,9 @@ type Adapter struct {
 	serving map[string]int
 	// blocked are sockets that another program has, by bridge and kind.
 	blocked map[host.Key]string
+	// looked is what the process said when it was last looked at, sight what of that is alive.
+	looked message
+	sight  *host.Sight
 }
 
 // answerTime bounds how long the process may take for one answer.
@@ -81,13 +84,7 @@ func (a *Adapter) Observe(_ context.Context, keys ...host.Key) (host.State, erro
 		return host.State{}, nil //nolint:nilerr // nobody there is an observation, not a failure
 	}
 	a.serving = reply.Indexes
-	state := host.State{}
-	for k, r := range reply.State {
-		if name := bridgeOf(r); needsSockets(r) && reply.Indexes[name] != a.Opener.Index(name) && a.blocked[k] == "" {
-			continue
-		}
-		state[k] = r
-	}
+	state := a.alive(reply)
 	if len(keys) > 0 {
 		return state.Only(keys), nil
 	}

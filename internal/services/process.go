@@ -13,6 +13,7 @@ package services
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -52,6 +53,10 @@ type Process struct {
 	bridgeOf   map[string]string
 	neighbours map[string][]Neighbour
 	stop       context.CancelFunc
+	// run and told make the version of what is served: this process, and how often it was
+	// told to serve something else.
+	run  string
+	told uint64
 }
 
 // bridge holds what runs on one bridge.
@@ -76,6 +81,7 @@ func NewProcess(dir, hostname string, log *slog.Logger) (*Process, error) {
 		ra:   ra.New(ra.Config{Log: log}),
 
 		bridges: map[string]*bridge{}, bridgeOf: map[string]string{}, neighbours: map[string][]Neighbour{},
+		run: rand.Text(),
 	}
 	p.snoop = snoop.New(snoop.Config{Changed: p.seen})
 	return p, nil
@@ -161,22 +167,18 @@ func (p *Process) answer(ctx context.Context, m message, files []*os.File) messa
 	var reply message
 	switch {
 	case m.Sockets != nil:
+		p.told++
 		err = p.take(ctx, *m.Sockets, files)
 	case m.Release != nil:
+		p.told++
 		closeAll(files)
 		p.release(m.Release.Bridge, m.Release.Roles)
 	case m.Apply != nil:
+		p.told++
 		closeAll(files)
 		err = p.apply(ctx, m.Apply)
 	case m.Observe:
-		reply.State, err = p.observe(ctx)
-		if len(m.Keys) > 0 {
-			reply.State = reply.State.Only(m.Keys)
-		}
-		reply.Indexes = map[string]int{}
-		for name, b := range p.bridges {
-			reply.Indexes[name] = b.index
-		}
+		err = p.show(ctx, m, &reply)
 	case m.Leases:
 		reply.LeaseSet = p.leases.List()
 	case m.Neighbours != nil:

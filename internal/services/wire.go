@@ -25,7 +25,8 @@ type message struct {
 	Release    *socketSet     `json:"release,omitempty"`
 	Apply      []plan.Step    `json:"apply,omitempty"`
 	Observe    bool           `json:"observe,omitempty"`
-	Keys       []host.Key     `json:"keys,omitempty"` // with Observe: only these
+	Keys       []host.Key     `json:"keys,omitempty"`   // with Observe: only these
+	Unless     string         `json:"unless,omitempty"` // with Observe: nothing if the version is still that
 	Leases     bool           `json:"leases,omitempty"`
 	Watch      bool           `json:"watch,omitempty"`
 	Report     bool           `json:"report,omitempty"`
@@ -40,6 +41,7 @@ type message struct {
 	Error    string         `json:"error,omitempty"`
 	State    host.State     `json:"state,omitempty"`
 	Indexes  map[string]int `json:"indexes,omitempty"`
+	Version  string         `json:"version,omitempty"` // of State and Indexes
 	LeaseSet []dhcp.Lease   `json:"lease_set,omitempty"`
 	Change   *dhcp.Change   `json:"change,omitempty"`
 	Told     *Report        `json:"told,omitempty"`

@@ -27,3 +27,11 @@ type Host interface {
 type Preparer interface {
 	Prepare(ctx context.Context, steps []plan.Step)
 }
+
+// Looker is a Host that knows what did not change since it was last asked. Look is
+// Observe without keys, for those who only look: as true, and cheap where nothing
+// changed, for then it is the same pointer as before. Changes are planned and
+// verified by Observe.
+type Looker interface {
+	Look(ctx context.Context) (*host.Sight, error)
+}

@@ -2,6 +2,7 @@ package txn
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -16,9 +17,15 @@ import (
 type Mux struct {
 	parts  []*part
 	byKind map[host.Kind]*part
+
+	looking sync.Mutex
+	sight   *host.Sight
 }
 
-type part struct{ host Host }
+type part struct {
+	host  Host
+	sight *host.Sight
+}
 
 // NewMux returns a host without any kinds.
 func NewMux() *Mux { return &Mux{byKind: map[host.Kind]*part{}} }
@@ -66,6 +73,46 @@ func (m *Mux) Observe(ctx context.Context, keys ...host.Key) (host.State, error)
 		maps.Copy(all, states[i])
 	}
 	return all, nil
+}
+
+// Look looks at every part, at those that are no Looker by observing them. It is the
+// same pointer as long as nothing of any part is different.
+func (m *Mux) Look(ctx context.Context) (*host.Sight, error) {
+	m.looking.Lock()
+	defer m.looking.Unlock()
+	sights, errs := make([]*host.Sight, len(m.parts)), make([]error, len(m.parts))
+	var looking sync.WaitGroup
+	for i, p := range m.parts {
+		looking.Go(func() { sights[i], errs[i] = p.look(ctx) })
+	}
+	looking.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	same := m.sight != nil
+	for i, p := range m.parts {
+		same = same && p.sight == sights[i]
+		p.sight = sights[i]
+	}
+	if !same {
+		all := host.State{}
+		for _, s := range sights {
+			maps.Copy(all, s.State)
+		}
+		m.sight = &host.Sight{State: all}
+	}
+	return m.sight, nil
+}
+
+func (p *part) look(ctx context.Context) (*host.Sight, error) {
+	if l, looks := p.host.(Looker); looks {
+		return l.Look(ctx)
+	}
+	seen, err := p.host.Observe(ctx)
+	if err == nil && p.sight != nil && maps.Equal(seen, p.sight.State) {
+		return p.sight, nil
+	}
+	return &host.Sight{State: seen}, err
 }
 
 // Apply hands each run of neighbouring steps to the part that knows their kind.
