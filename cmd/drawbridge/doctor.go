@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -107,7 +108,7 @@ func (d doctor) recorded() (at int64) {
 
 // told fills in what the engine says, and what depends on it.
 func (d doctor) told(f *diagnose.Facts, x engine.Examination) {
-	f.Document, f.State, f.Held, f.Quarrel, f.Observe, f.Learned = x.Document, x.State, x.Held, x.Quarrel, x.Observe, x.Learned
+	f.Document, f.State, f.Held, f.Quarrel, f.Observe, f.Learned = x.Document, maps.Clone(x.State), x.Held, x.Quarrel, x.Observe, x.Learned
 	f.Sysctls = sysctls(parameters(f)...)
 	f.Anew()
 }

@@ -217,6 +217,10 @@ type Engine struct {
 	lingering *lingering
 	begun     begun
 	keeper    *keeper
+
+	// kept is the last examination, and views how many there were.
+	kept  kept
+	views uint64
 }
 
 // New makes an engine; nothing is read or changed before Start.

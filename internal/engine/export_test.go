@@ -24,3 +24,10 @@ func KeepNow(e *Engine) error { return e.keepNow() }
 
 // RepairNow is what Follow does when something changed.
 func RepairNow(ctx context.Context, e *Engine) { e.repair(ctx, "somebody") }
+
+// Forget has the next view be thought through anew.
+func Forget(e *Engine) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.kept = kept{}
+}

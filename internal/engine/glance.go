@@ -27,8 +27,8 @@ func (e *Engine) echo() time.Duration {
 func (e *Engine) glance(ctx context.Context) bool {
 	e.mu.Lock()
 	busy := len(e.open.all()) > 0 || len(e.held) > 0 || e.orphans || e.quarrel.resting()
-	// What planning needs of the engine, as it is now.
-	still := &Engine{Config: e.Config, live: maps.Clone(e.live), leases: maps.Clone(e.leases), lingering: e.lingering}
+	still := e.still()
+	still.live, still.leases = maps.Clone(e.live), maps.Clone(e.leases) // as they are now
 	e.mu.Unlock()
 	if busy {
 		return false

@@ -15,6 +15,8 @@ type glimpsed struct {
 	learned    map[string][]string
 	neighbours []Neighbour
 	leases     []Lease
+	heard      []Heard
+	problems   []string // of guest services
 	// leaseErr does not keep the rest from being seen.
 	err, leaseErr error
 }
@@ -37,7 +39,11 @@ func (e *Engine) glimpse(ctx context.Context) <-chan glimpsed {
 		each(1, "read counters", func() (err error) { g.counters, err = e.Taps.Counters(ctx); return err })
 		each(2, "see who is behind taps", func() (err error) { g.learned, err = e.Taps.Learned(ctx); return err })
 		each(3, "see who is on bridges", func() (err error) { g.neighbours, err = e.Taps.Neighbours(ctx); return err })
-		all.Go(func() { g.leases, g.leaseErr = e.Services.Leases(ctx) })
+		all.Go(func() {
+			g.leases, g.leaseErr = e.Services.Leases(ctx)
+			g.heard, _ = e.Services.Heard(ctx) // else they are not known just now
+			g.problems = e.Services.Problems()
+		})
 		all.Wait()
 		g.err = errors.Join(errs[:]...)
 		done <- g

@@ -21,23 +21,42 @@ func (e *Engine) View(ctx context.Context) (View, error) {
 	return x.View, err
 }
 
-// Examine is View with all that it was concluded from.
+// Examine is View with all that it was concluded from. Where nothing but what is
+// counted changed since the last time, the conclusions are those of then.
 func (e *Engine) Examine(ctx context.Context) (Examination, error) {
-	x := Examination{Observe: e.Observe}
-	// What does not depend on the document is read meanwhile.
-	g := e.glimpse(ctx)
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	// What does not depend on the document is read meanwhile.
+	glimpse := e.glimpse(ctx)
 	doc := e.Store.Document()
-	facts, err := e.look(ctx)
-	seen := <-g
-	if err = errors.Join(err, seen.err); err != nil {
-		return x, err
+	now, settled, err := e.ground(ctx, doc)
+	now.seen = <-glimpse
+	if err = errors.Join(err, now.seen.err); err != nil {
+		return Examination{Observe: e.Observe}, err
 	}
-	leases, leaseErr := seen.leases, seen.leaseErr
-	x.Learned, x.Neighbours = seen.learned, seen.neighbours
+	if settled && e.kept.same(ctx, e.Host, now, e.Now()) {
+		return e.kept.with(now.seen.counters), nil
+	}
+	e.kept = kept{}
+	planner, facts, err := e.planner(ctx, now, settled)
+	if err != nil {
+		return Examination{Observe: e.Observe}, err
+	}
+	x := e.conclude(ctx, planner, doc, facts, now.seen)
+	if settled {
+		e.views++
+		x.Same = e.views
+		now.until = e.Now().Add(e.nextEnd(believed))
+		e.kept = kept{now.keep(), x}
+	}
+	return x, nil
+}
+
+// conclude is all of an examination that takes thinking.
+func (e *Engine) conclude(ctx context.Context, planner *Engine, doc spec.Document, facts render.Facts, seen glimpsed) Examination {
+	x := Examination{Observe: e.Observe, Learned: seen.learned, Neighbours: seen.neighbours}
 	v := View{
-		Document: doc, State: facts.Seen, Links: seen.counters, Leases: leases, Changes: e.open.all(),
+		Document: doc, State: facts.Seen, Links: seen.counters, Leases: slices.Clone(seen.leases), Changes: e.open.all(),
 		Networks: map[spec.NetworkName]NetworkView{}, Repairs: e.repairs,
 	}
 	// Leases of a removed network are no news for as long as they are not forgotten.
@@ -55,10 +74,8 @@ func (e *Engine) Examine(ctx context.Context) (Examination, error) {
 	namePorts(v.Ports, v.Leases)
 	fillAddresses(v.Ports, v.Leases, doc)
 	addNeighbours(v.Ports, x.Neighbours)
-	if heard, err := e.Services.Heard(ctx); err == nil { // else they are not known just now
-		addHeard(v.Ports, heard)
-	}
-	d, err := e.planFor(ctx, e.without(doc, e.held), facts)
+	addHeard(v.Ports, seen.heard)
+	d, err := planner.planFor(ctx, e.without(doc, e.held), facts)
 	if err != nil {
 		v.Problems = append(v.Problems, err.Error())
 	} else {
@@ -67,13 +84,13 @@ func (e *Engine) Examine(ctx context.Context) (Examination, error) {
 	for name, n := range doc.Networks {
 		v.Networks[name] = e.networkView(n, x.Missing, v)
 	}
-	v.Problems = append(v.Problems, e.hostProblems(x.Missing, doc, leaseErr)...)
+	v.Problems = append(v.Problems, e.hostProblems(x.Missing, doc, seen)...)
 	v.Problems = append(v.Problems, e.sharedNames(v.Ports)...)
-	x.View, x.Held, x.Quarrel, x.Silent = v, maps.Clone(e.held), e.quarrel.problem(), leaseErr
+	x.View, x.Held, x.Quarrel, x.Silent = v, maps.Clone(e.held), e.quarrel.problem(), seen.leaseErr
 	for _, p := range e.live {
 		x.Live = append(x.Live, p)
 	}
-	return x, nil
+	return x
 }
 
 func (e *Engine) without(doc spec.Document, held map[spec.NetworkName]string) spec.Document {
@@ -125,12 +142,12 @@ func (e *Engine) networkView(n spec.Network, missing []plan.Step, v View) Networ
 	return nv
 }
 
-func (e *Engine) hostProblems(missing []plan.Step, doc spec.Document, leaseErr error) []string {
+func (e *Engine) hostProblems(missing []plan.Step, doc spec.Document, seen glimpsed) []string {
 	var problems []string
-	if leaseErr != nil {
-		problems = append(problems, "guest services do not answer: "+leaseErr.Error())
+	if seen.leaseErr != nil {
+		problems = append(problems, "guest services do not answer: "+seen.leaseErr.Error())
 	}
-	problems = append(problems, e.Services.Problems()...)
+	problems = append(problems, seen.problems...)
 	if p := e.quarrel.problem(); p != "" {
 		problems = append(problems, p)
 	}
@@ -185,12 +202,15 @@ func (e *Engine) portsSeen(doc spec.Document, seen host.State, users map[string]
 			networks[on] = name
 		}
 	}
-	var ports []Port
-	for _, key := range seen.Keys() {
-		l, ok := seen[key].(host.Link)
-		if !ok {
-			continue
+	var links []host.Link
+	for _, r := range seen {
+		if l, ok := r.(host.Link); ok {
+			links = append(links, l)
 		}
+	}
+	slices.SortFunc(links, func(a, b host.Link) int { return strings.Compare(a.Name, b.Name) })
+	ports := make([]Port, 0, len(links))
+	for _, l := range links {
 		live, ours := e.live[l.Name]
 		network, onOurs := networks[l.On()]
 		if !ours && (!onOurs || render.IsUplink(doc.Networks[network], l)) {
@@ -208,16 +228,23 @@ func (e *Engine) portsSeen(doc spec.Document, seen host.State, users map[string]
 		if p.Guest == p.Tap && user.Guest != "" {
 			p.Guest = user.Guest
 		}
-		// What the host sends into a tap, the guest receives.
-		c := counters[l.Name]
-		p.RxBytes, p.TxBytes, p.RxPackets, p.TxPackets = c.TxBytes, c.RxBytes, c.TxPackets, c.RxPackets
 		if l.Type == host.TypeMacvtap { // is the guest's end itself
 			p.MAC = l.MAC
-			p.RxBytes, p.TxBytes, p.RxPackets, p.TxPackets = c.RxBytes, c.TxBytes, c.RxPackets, c.TxPackets
 		}
+		countPort(&p, seen, counters)
 		ports = append(ports, p)
 	}
 	return ports
+}
+
+// countPort fills in what went over a port.
+func countPort(p *Port, seen host.State, counters map[string]Counters) {
+	c := counters[p.Tap]
+	// What the host sends into a tap, the guest receives.
+	p.RxBytes, p.TxBytes, p.RxPackets, p.TxPackets = c.TxBytes, c.RxBytes, c.TxPackets, c.RxPackets
+	if l, _ := seen[host.LinkKey(p.Tap)].(host.Link); l.Type == host.TypeMacvtap { // is the guest's end itself
+		p.RxBytes, p.TxBytes, p.RxPackets, p.TxPackets = c.RxBytes, c.TxBytes, c.RxPackets, c.TxPackets
+	}
 }
 
 // nameLeases gives each lease the name that DNS answers with: the port's, else
@@ -280,11 +307,14 @@ func fillAddresses(ports []Port, leases []Lease, doc spec.Document) {
 
 // addNeighbours adds the IPv6 addresses that guests were seen to use.
 func addNeighbours(ports []Port, neighbours []Neighbour) {
-	for i, p := range ports {
-		for _, n := range neighbours {
-			if n.Link == p.Bridge && n.MAC == p.MAC && n.Addr.Is6() && n.Addr.IsGlobalUnicast() {
-				ports[i].Addresses = append(ports[i].Addresses, n.Addr.String())
-			}
+	type nic struct{ link, mac string }
+	seen := map[nic][]string{}
+	for _, n := range neighbours {
+		if n.Addr.Is6() && n.Addr.IsGlobalUnicast() {
+			seen[nic{n.Link, n.MAC}] = append(seen[nic{n.Link, n.MAC}], n.Addr.String())
 		}
+	}
+	for i, p := range ports {
+		ports[i].Addresses = slices.Concat(ports[i].Addresses, seen[nic{p.Bridge, p.MAC}])
 	}
 }

@@ -153,6 +153,11 @@ func (e *Engine) look(ctx context.Context) (render.Facts, error) {
 	if err != nil {
 		return render.Facts{}, fmt.Errorf("look at the host: %w", err)
 	}
+	return e.lookBeside(ctx, seen)
+}
+
+// lookBeside adds to what was seen of the host what is only seen by asking for it.
+func (e *Engine) lookBeside(ctx context.Context, seen host.State) (render.Facts, error) {
 	probe, err := e.Host.Observe(ctx, append([]host.Key{host.SysctlKey(forwarding6)}, bridgeFilters...)...)
 	if err != nil {
 		return render.Facts{}, fmt.Errorf("look at the host: %w", err)

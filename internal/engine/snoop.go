@@ -98,10 +98,17 @@ func disownSnoops(ledger host.Ledger, wish host.Wish, seen host.State) {
 // addHeard adds the addresses that guests were heard to use: those of the port's own
 // hardware address, or of whoever speaks there where that is not known.
 func addHeard(ports []Port, heard []Heard) {
+	if len(heard) == 0 {
+		return
+	}
+	on := map[string][]Heard{}
+	for _, h := range heard {
+		on[h.Tap] = append(on[h.Tap], h)
+	}
 	for i, p := range ports {
-		for _, h := range heard {
+		for _, h := range on[p.Tap] {
 			a := h.Addr.String()
-			if h.Tap == p.Tap && (p.MAC == "" || p.MAC == h.MAC) && !slices.Contains(ports[i].Addresses, a) {
+			if (p.MAC == "" || p.MAC == h.MAC) && !slices.Contains(ports[i].Addresses, a) {
 				ports[i].Addresses = append(ports[i].Addresses, a)
 			}
 		}

@@ -87,6 +87,9 @@ type View struct {
 	Problems []string
 	// Repairs counts what was put back since the daemon started.
 	Repairs int
+	// Same is the same number in two views, and not 0, if nothing differs between them
+	// but bytes and packets. Nobody changes what is in a view.
+	Same uint64
 }
 
 // NetworkView is the health of one network.
