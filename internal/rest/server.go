@@ -151,7 +151,9 @@ type Server struct {
 	// come in.
 	csrf *http.CrossOriginProtection
 	door door
-	page http.Handler
+	// drawings are those of the last picture.
+	drawings drawings
+	page     http.Handler
 }
 
 // New makes a server; it answers once it has a listener. What happens from now on

@@ -72,9 +72,7 @@ func (s *Server) registerTopology() {
 				}
 				return in.draw(unfinishedGraph(v, forwards, t)), nil
 			}
-			seen := inputOf(v, forwards)
-			seen.Findings = s.findings()
-			out := in.draw(topology.Build(seen))
+			out := s.drawings.draw(in.Drawn, v, forwards, s.findings())
 			if in.Draw == "text" {
 				out.Lines = append(out.Lines, pendingLines(v.Changes)...)
 			}
