@@ -107,6 +107,9 @@ func (w *world) dockerd() (stop func()) {
 
 func TestNeighbours(t *testing.T) {
 	t.Run("docker with nftables", dockerWithNFT)
+	t.Run("libvirt", libvirt)
+	t.Run("firewalld that owns its table", firewalldThatOwns)
+	t.Run("vpn", vpn)
 	t.Run("kubernetes", kubernetes)
 	t.Run("docker", func(t *testing.T) {
 		w := begin(t)
