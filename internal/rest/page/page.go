@@ -15,6 +15,7 @@ import (
 	"crypto/sha256"
 	"embed"
 	"encoding/hex"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"path"
@@ -47,14 +48,16 @@ type file struct {
 	kind, tag string
 }
 
-// Handler serves the page: its document at /, the rest below /page/.
+// Handler serves the page: its document at /, the rest below /page/. What the
+// document names is below /page/VERSION/, of which a browser asks for nothing twice.
 func Handler() http.Handler {
-	all := read()
+	all, version := read()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name := index
 		if r.URL.Path != "/" {
 			name = strings.TrimPrefix(r.URL.Path, prefix)
 		}
+		name, forever := strings.CutPrefix(name, version)
 		f, ok := all[name]
 		if !ok || name == index && r.URL.Path != "/" {
 			http.Error(w, "the page has no such file", http.StatusNotFound)
@@ -68,13 +71,19 @@ func Handler() http.Handler {
 		h := w.Header()
 		h.Set("Content-Type", f.kind)
 		h.Set("Cache-Control", "no-cache") // asked for each time, answered by the tag
+		if forever {
+			h.Set("Cache-Control", "max-age=31536000, immutable") // another version has another name
+		}
 		h.Set("ETag", f.tag)
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(f.content))
 	})
 }
 
-func read() map[string]file {
-	all := map[string]file{}
+// read returns the files by name, and what comes before the names of those of this
+// version: "VERSION/".
+func read() (all map[string]file, version string) {
+	all = map[string]file{}
+	whole := sha256.New()
 	sub, err := fs.Sub(files, "static")
 	if err == nil {
 		err = fs.WalkDir(sub, ".", func(name string, d fs.DirEntry, err error) error {
@@ -82,13 +91,23 @@ func read() map[string]file {
 				return err
 			}
 			content, err := fs.ReadFile(sub, name)
-			sum := sha256.Sum256(content)
-			all[name] = file{content, types[path.Ext(name)], `"` + hex.EncodeToString(sum[:12]) + `"`}
+			fmt.Fprintln(whole, name, len(content))
+			whole.Write(content)
+			all[name] = file{content: content, kind: types[path.Ext(name)]}
 			return err
 		})
 	}
 	if err != nil {
 		panic(err) // the files are part of the program
 	}
-	return all
+	version = hex.EncodeToString(whole.Sum(nil)[:6]) + "/"
+	for name, f := range all {
+		if name == index {
+			f.content = bytes.ReplaceAll(f.content, []byte(`"`+prefix), []byte(`"`+prefix+version))
+		}
+		sum := sha256.Sum256(f.content)
+		f.tag = `"` + hex.EncodeToString(sum[:12]) + `"`
+		all[name] = f
+	}
+	return all, version
 }

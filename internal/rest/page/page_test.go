@@ -48,8 +48,34 @@ func TestFilesAreServedOnceForEachVersion(t *testing.T) {
 	}
 }
 
+// TestNothingIsAskedForTwice: what the document names may be kept forever, and has
+// another name once anything is different.
+func TestNothingIsAskedForTwice(t *testing.T) {
+	_, version := read()
+	document := ask("GET", "/", "").Body.String()
+	for _, m := range referred.FindAllStringSubmatch(document, -1) {
+		if !strings.HasPrefix(m[1], prefix+version) {
+			t.Errorf("the document names %s without the version", m[1])
+			continue
+		}
+		w := ask("GET", m[1], "")
+		if plain := ask("GET", prefix+strings.TrimPrefix(m[1], prefix+version), ""); w.Code != http.StatusOK || w.Body.String() != plain.Body.String() {
+			t.Errorf("%s: %d", m[1], w.Code)
+		}
+		if got := w.Header().Get("Cache-Control"); got != "max-age=31536000, immutable" {
+			t.Errorf("%s may be kept: %s", m[1], got)
+		}
+	}
+	for path, status := range map[string]int{prefix + version: 404, prefix + version + index: 404, prefix + "0123456789ab/app.js": 404, prefix + version + version + "app.js": 404} {
+		if got := ask("GET", path, ""); got.Code != status {
+			t.Errorf("%s: %d", path, got.Code)
+		}
+	}
+}
+
 func TestEveryFileHasAType(t *testing.T) {
-	for name, f := range read() {
+	all, _ := read()
+	for name, f := range all {
 		if f.kind == "" {
 			t.Errorf("%s has no type", name)
 		}
@@ -67,7 +93,7 @@ var (
 // The policy that the page is served with forbids all of this too; here it is
 // found before a browser does.
 func TestPageLoadsFromItselfAndMakesNoMarkup(t *testing.T) {
-	all := read()
+	all, version := read()
 	reached := map[string]bool{index: true}
 	for name, f := range all {
 		text := string(f.content)
@@ -88,7 +114,7 @@ func TestPageLoadsFromItselfAndMakesNoMarkup(t *testing.T) {
 				t.Errorf("%s has inline script or style: %s", name, found)
 			}
 			for _, m := range referred.FindAllStringSubmatch(text, -1) {
-				names = append(names, strings.TrimPrefix(m[1], prefix))
+				names = append(names, strings.TrimPrefix(m[1], prefix+version))
 			}
 		}
 		for _, n := range names {

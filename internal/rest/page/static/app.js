@@ -175,7 +175,7 @@ async function come(self) {
   live.set('self', self);
   route();
   live.start();
-  get('/modes').then((modes) => live.set('modes', modes), () => {});
+  live.painted(() => get('/modes').then((modes) => live.set('modes', modes), () => {}));
 }
 
 async function begin() {

@@ -4,4 +4,4 @@
 
 const again = 700;
 
-import('/page/app.js').catch(() => setTimeout(() => location.reload(), again));
+import('./app.js').catch(() => setTimeout(() => location.reload(), again));

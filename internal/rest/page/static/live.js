@@ -235,12 +235,22 @@ function heard(message) {
 let watched = null;
 export function watch(part) { watched = part; }
 
+// painted calls f once what is in the document is on the screen.
+export function painted(f) {
+  if (document.hidden) f();
+  else requestAnimationFrame(() => setTimeout(f));
+}
+
 const countEvery = 2000, allEvery = 30000;
 
 export function start() {
-  // The picture first: the rest would only be in its way.
-  refresh('topology');
-  const once = on('topology', () => { once(); refresh(...Object.keys(sources).filter((part) => part !== 'topology')); listen(); });
+  // The picture first, and at once: the rest would only be in its way.
+  old.add('topology');
+  read();
+  const once = on('topology', () => {
+    once();
+    painted(() => { refresh(...Object.keys(sources).filter((part) => part !== 'topology')); listen(); });
+  });
   setInterval(() => { if (!document.hidden && state.connected) refresh('topology', ...(watched ? [watched] : [])); }, countEvery);
   setInterval(() => { if (state.connected) refresh(); }, allEvery);
   document.addEventListener('visibilitychange', () => {

@@ -88,14 +88,21 @@ export class Picture {
     this.el.remove();
   }
 
-  get slim() { return !this.fixed && this.el.clientWidth < narrow; }
+  get slim() { return !this.fixed && this.width < narrow; }
+
+  // measure asks how large the picture is: to ask again after it was changed would have
+  // all of it laid out once more.
+  measure() {
+    this.width = this.el.clientWidth;
+    this.height = this.el.clientHeight;
+    return this.width > 0;
+  }
 
   view() { return this.slim ? {k: 1, x: 14, y: 14 - this.scroller.scrollTop} : this.at; }
 
   resized() {
-    const w = this.el.clientWidth, hgt = this.el.clientHeight;
-    if (!w) return;
-    this.traffic.resize(w, hgt);
+    if (!this.measure()) return;
+    this.traffic.resize(this.width, this.height);
     const was = this.el.classList.contains('slim');
     this.el.classList.toggle('slim', this.slim);
     if (state.topology && (this.slim || was !== this.slim)) { this.moved = false; this.draw(); }
@@ -105,8 +112,8 @@ export class Picture {
 
   // draw brings the picture up to the topology.
   draw(topology = state.topology) {
-    if (!topology || !this.el.clientWidth) return;
-    const l = this.slim ? down(topology, this.el.clientWidth - 28) : placed(topology);
+    if (!topology || !this.measure()) return;
+    const l = this.slim ? down(topology, this.width - 28) : placed(topology);
     this.boxes = l.boxes;
     this.cables = l.cables;
     this.bounds = l;
@@ -116,12 +123,20 @@ export class Picture {
       size(this.frame, l.frame.x, l.frame.y, l.frame.w, l.frame.h);
       words(this.frameName, l.frame.x + 16, l.frame.y + l.frame.h - 12, topology.host || '');
     } else words(this.frameName, 0, 0, '');
-    keep(this.wires, l.cables, (c) => c.id, (c) => this.makeCable(c), (el, c) => this.paintCable(el, c), this.cableLayer);
-    keep(this.drawn, [...l.boxes.values()], (b) => b.node.id, (b) => this.makeBox(b), (el, b) => this.paintBox(el, b), this.nodeLayer);
+    if (!this.moved) this.fitAll();
+    this.far = this.isFar();
+    this.place();
+    this.paint();
     if (this.current && !this.boxes.has(this.current)) this.current = null;
     this.aim(this.current || l.boxes.keys().next().value);
-    if (!this.moved) this.fitAll();
-    this.place();
+  }
+
+  // paint makes and moves what can be seen: hundreds of guests are drawn at once, and
+  // from afar their ports are not.
+  paint() {
+    const seen = [...this.boxes.values()].filter((b) => !this.far || b.node.kind !== 'port' || b.h >= 30);
+    keep(this.wires, this.cables, (c) => c.id, (c) => this.makeCable(c), (el, c) => this.paintCable(el, c), this.cableLayer);
+    keep(this.drawn, seen, (b) => b.node.id, (b) => this.makeBox(b), (el, b) => this.paintBox(el, b), this.nodeLayer);
   }
 
   // flow shows the traffic that was measured: that of ports.
@@ -139,7 +154,7 @@ export class Picture {
   }
 
   makeCable() {
-    const el = s('g', {class: 'cable'}, s('path', {class: 'reach'}), s('path', {class: 'wire'}));
+    const el = s('g', {class: 'cable'}, s('path', {class: 'wire'}));
     el.addEventListener('pointerenter', (e) => this.tip.show(this.words(el.cable), e.clientX, e.clientY));
     el.addEventListener('pointermove', (e) => this.tip.move(e.clientX, e.clientY));
     el.addEventListener('pointerleave', () => this.tip.hide());
@@ -177,7 +192,10 @@ export class Picture {
       }
     }
     const d = 'M' + c.points.map(([x, y]) => `${round(x)} ${round(y)}`).join('L');
-    if (el.d !== d) { el.d = d; el.children[0].setAttribute('d', d); el.children[1].setAttribute('d', d); }
+    // From afar nobody aims at a cable with which all is well.
+    const anew = (!this.far || c.health !== 'ok' || c.finding) && el.children.length < 2;
+    if (anew) el.prepend(s('path', {class: 'reach'}));
+    if (el.d !== d || anew) { el.d = d; for (const path of el.children) path.setAttribute('d', d); }
     setClass(el, `cable ${c.health} ${c.dashed ? 'dashed' : ''} ${c.kind || ''} ${c.mark || ''}`);
   }
 
@@ -208,7 +226,7 @@ export class Picture {
     el.box = b;
     const n = b.node, mark = n.mark || '', rail = n.kind === 'bridge' && b.h < 20, pill = b.h < 30;
     const doors = n.kind === 'guest' && this.slim ? this.doors.get(n.id) : null;
-    const key = [n.id, n.health, n.findings?.length, n.note, n.mode, n.network, n.addresses, n.vlans, n.owner, n.target, n.leads, n.listen, n.members, n.problems, b.w, b.h, mark, doors?.map((f) => f.id)].join('|');
+    const key = [n.id, n.health, n.findings?.length, n.note, n.mode, n.network, n.addresses, n.vlans, n.owner, n.target, n.leads, n.listen, n.members, n.problems, b.w, b.h, mark, doors?.map((f) => f.id), this.far].join('|');
     const at = `translate(${round(b.x)} ${round(b.y)})`;
     if (el.at !== at) { el.at = at; el.setAttribute('transform', at); }
     if (el.key === key) return;
@@ -242,15 +260,16 @@ export class Picture {
     }
     const rated = n.kind === 'guest' && b.h > 56, rows = Math.min(lines.length, b.h > 56 ? 2 : 1) + (rated ? 1 : 0), top = middle - rows * 7.5 + 4.5 + (rated ? 3 : 0);
     text('name', left, top, fit(n.kind === 'bridge' && n.network ? n.network : n.kind === 'lan' ? n.name.split(' ')[0] : n.kind === 'more' ? n.note : n.name, nameFont, room));
-    text('fact', left, top + 15, fit(lines[0] || '', factFont, room));
     if (rated) el.rateAt = [left, top + 29];
-    else text('fact more', left, top + 29, fit(rows > 1 ? lines[1] || '' : '', factFont, room));
+    if (this.far) return;
+    text('fact', left, top + 15, fit(lines[0] || '', factFont, room));
+    if (!rated) text('fact more', left, top + 29, fit(rows > 1 ? lines[1] || '' : '', factFont, room));
     if (doors || el.parts.has('door')) replace(part(el, 'g', 'door'), doors ? [s('rect', {x: b.w - 58, y: b.h / 2 - 10, width: 50, height: 20, rx: 10}), s('text', {x: b.w - 33, y: b.h / 2 + 4}, doors.length > 1 ? doors.length + ' doors' : '⇥ ' + doors[0].listen.split(':').pop())] : null);
   }
 
   // paintRate writes the traffic of a guest into its box.
   paintRate(el, b) {
-    if (!el?.rateAt) return;
+    if (!el?.rateAt || this.far) return;
     const r = rateOf(b.node.id), text = r.rx < 1 && r.tx < 1 ? '' : `↓ ${brief(r.rx)} ↑ ${brief(r.tx)} B/s`;
     if (el.rate === text) return;
     el.rate = text;
@@ -289,12 +308,19 @@ export class Picture {
       this.cableLayer.setAttribute('transform', t);
       this.cables0.setAttribute('transform', t);
     }
-    this.el.classList.toggle('far', !this.slim && k < 0.55);
+    const far = this.isFar();
+    this.el.classList.toggle('far', far);
+    if (this.far === far || !this.cables) return;
+    this.far = far;
+    this.paint();
+    this.flow();
   }
+
+  isFar() { return !this.slim && this.at.k < 0.55; }
 
   fitAll(asked) {
     if (!this.bounds || this.slim) return;
-    const w = this.el.clientWidth, hgt = this.el.clientHeight, pad = 36;
+    const {width: w, height: hgt} = this, pad = 36;
     const k = Math.max(farthest, Math.min(1.25, (w - 2 * pad) / this.bounds.width, (hgt - 2 * pad - 30) / this.bounds.height));
     this.at = {k, x: (w - k * this.bounds.width) / 2, y: (hgt - k * this.bounds.height) / 2};
     this.moved = false;
@@ -305,7 +331,7 @@ export class Picture {
   fitTo(ids) {
     const some = ids.map((id) => this.boxes.get(id)).filter(Boolean);
     if (!some.length) return;
-    const w = this.el.clientWidth, hgt = this.el.clientHeight, pad = 34;
+    const {width: w, height: hgt} = this, pad = 34;
     const left = Math.min(...some.map((b) => b.x)), top = Math.min(...some.map((b) => b.y)) - 24;
     const wide = Math.max(...some.map((b) => b.x + Math.min(b.w, 420))) - left, high = Math.max(...some.map((b) => b.y + b.h)) - top;
     const k = Math.min(1.1, (w - 2 * pad) / wide, (hgt - 2 * pad - 20) / high);
@@ -313,7 +339,7 @@ export class Picture {
     this.place();
   }
 
-  zoom(by, cx = this.el.clientWidth / 2, cy = this.el.clientHeight / 2) {
+  zoom(by, cx = this.width / 2, cy = this.height / 2) {
     const k = Math.max(farthest, Math.min(closest, this.at.k * by)), f = k / this.at.k;
     this.at = {k, x: cx - f * (cx - this.at.x), y: cy - f * (cy - this.at.y)};
     this.moved = true;
@@ -328,8 +354,8 @@ export class Picture {
 
   // reveal brings a box into sight, near enough to be read.
   reveal(b) {
-    if (this.slim) { this.scroller.scrollTo({top: b.y - this.el.clientHeight / 2}); return; }
-    const w = this.el.clientWidth, hgt = this.el.clientHeight, pad = 24;
+    if (this.slim) { this.scroller.scrollTo({top: b.y - this.height / 2}); return; }
+    const {width: w, height: hgt} = this, pad = 24;
     let {k, x, y} = this.at;
     if (k < 0.6) { k = 0.8; x = w / 2 - k * (b.x + b.w / 2); y = hgt / 2 - k * (b.y + b.h / 2); }
     x += Math.max(0, pad - (x + k * b.x)) + Math.min(0, w - pad - (x + k * (b.x + b.w)));
