@@ -67,6 +67,7 @@ func testHandsOff(t *testing.T, c managerCase) {
 	h.wantUnmanaged(t, c.manager, guests[0].tap, guests[1].tap, "virbr0")
 	look := "for t in virbr0 br0 " + guests[0].tap + " " + guests[1].tap + "; do echo $t $(cat /sys/class/net/$t/ifindex) $(basename $(readlink /sys/class/net/$t/master)); done"
 	plugged := h.sh(t, look)
+	h.healthy(t, "guests on a NAT network and on the LAN")
 	for _, do := range disturbances[c.manager] {
 		h.sh(t, do)
 		for _, g := range guests {

@@ -25,6 +25,8 @@
 //	vm run NAME COMMAND   run a line of shell in it
 //	vm kill NAME          end its QEMU with SIGKILL
 //	vm gone NAME          wait until its QEMU has ended
+//	stored NETWORK MAC ADDRESS
+//	                      a reservation that the document has, whoever let it in
 //	calls WHO PROTO ADDRESS:PORT SOURCE
 //	                      WHO (lan, host or a guest) asks a server that answers with the
 //	                      address that it sees, tcp or udp, until it says SOURCE
@@ -102,6 +104,7 @@ var params = testscript.Params{
 	Cmds: map[string]func(*testscript.TestScript, bool, []string){
 		"daemon": cmdDaemon, "db": run(client), "host": run(onHost), "lan": run(onLAN),
 		"within": cmdWithin, "services": cmdServices, "cable": cmdCable, "guest": cmdGuest, "vm": cmdVM, "tty": cmdTTY, "in": run(inGuest), "calls": cmdCalls,
+		"stored": cmdStored,
 	},
 }
 
