@@ -17,6 +17,7 @@ import (
 	"drawbridge/internal/hostconf"
 	"drawbridge/internal/linux"
 	"drawbridge/internal/plan"
+	"drawbridge/internal/render"
 	"drawbridge/internal/txn"
 )
 
@@ -199,8 +200,8 @@ func grabbers(f *diagnose.Facts) []diagnose.Grabber {
 		}
 	}
 	var all []diagnose.Grabber
-	for _, t := range hostconf.Takers(bridges) {
-		all = append(all, diagnose.Grabber{Manager: t.Manager, Link: t.Link, Why: t.Why, Fix: t.Fix})
+	for _, t := range hostconf.Takers(append(bridges, render.PortNames)) {
+		all = append(all, diagnose.Grabber{Manager: t.Manager, Links: t.Links, Why: t.Why, Fix: t.Fix})
 	}
 	return all
 }

@@ -142,9 +142,10 @@ type LibvirtNetwork struct {
 	Autostart bool
 }
 
-// Grabber is a network manager that would take a link.
+// Grabber is a network manager that would take links.
 type Grabber struct {
-	// Manager is networkd or NetworkManager; Link a bridge, or a tap.
-	Manager, Link, Why string
-	Fix                string
+	Manager string
+	// Links are bridges and names of taps, with * as in a shell.
+	Links    []string
+	Why, Fix string
 }

@@ -245,9 +245,7 @@ func sizeOf(r spec.Range) int {
 func findGrabbers(f *Facts) []Finding {
 	var found []Finding
 	for _, g := range f.Grabbers {
-		found = append(found, Finding{
-			About: Subject{Link: g.Link, Network: f.networkOn(g.Link)}, Seen: fmt.Sprintf("%s would take %s: %s", g.Manager, g.Link, g.Why), Fix: Fix{Command: g.Fix},
-		})
+		found = append(found, Finding{Seen: fmt.Sprintf("%s would take %s: %s", g.Manager, strings.Join(g.Links, ", "), g.Why), Fix: Fix{Command: g.Fix}})
 	}
 	return found
 }

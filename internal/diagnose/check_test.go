@@ -220,7 +220,7 @@ func TestFindings(t *testing.T) {
 		{"what no network rests on may be missing", func(f *Facts) { f.Lacks = []string{host.BridgeVLANs, host.Macvtaps, host.ConnectionEvents} }, nil},
 		{"daemon-down", func(f *Facts) { f.Offline = true }, []string{"daemon-down"}},
 		{"manager-grabs", func(f *Facts) {
-			f.Grabbers = []Grabber{{Manager: "systemd-networkd", Link: "virbr0", Why: "its file 80-all.network matches", Fix: "networkctl reload"}}
+			f.Grabbers = []Grabber{{Manager: "systemd-networkd", Links: []string{"virbr0", "vnet*"}, Why: "its file 80-all.network matches", Fix: "networkctl reload"}}
 		}, []string{"manager-grabs"}},
 		{"uplink-down", func(f *Facts) {
 			change(f, func(n *spec.Network) { n.Uplinks = []string{"eth0"} })

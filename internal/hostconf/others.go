@@ -138,38 +138,59 @@ func nameServersIn(t tree) []netip.Addr {
 	return servers
 }
 
-// Taker is a manager of the host's network that would take a link of ours.
+// Taker is a manager of the host's network that would take links of ours.
 type Taker struct {
-	Manager, Link, Why, Fix string
+	Manager string
+	// Links are names, with * as in a shell.
+	Links []string
+	Why   string
+	// Fix tells the manager of all of them before it reads its files anew: for one
+	// alone it would take the others.
+	Fix string
 }
 
 // Takers says which of the given links systemd-networkd would make its own with
-// its next reload: those that one of its files matches, while none of ours says
-// otherwise. (NetworkManager leaves links alone that it did not make.)
+// its next reload: those that one of its files matches, while none that comes first
+// says that they are nobody's. (NetworkManager leaves links alone that it did not make.)
 func Takers(links []string) []Taker { return takersIn(tree{}, links) }
 
 func takersIn(t tree, links []string) []Taker {
 	if !t.running("systemd-network") {
 		return nil
 	}
-	var ours []string
-	for _, file := range t.glob("/run/systemd/network/06-drawbridge*.network") {
-		settings(parseSections(t.text(file)), func(section, key, value string) {
-			if section == "Match" && key == "Name" {
-				ours = append(ours, strings.Fields(value)...)
-			}
-		})
-	}
-	var all []Taker
-	for _, link := range links {
-		told := slices.ContainsFunc(ours, func(pattern string) bool { ok, _ := path.Match(pattern, link); return ok })
-		if told || !networkdMayTake(t, link, t.mac(link)) {
-			continue
+	var free []string
+	for _, dir := range []string{"/etc/systemd/network", "/run/systemd/network"} {
+		for _, file := range t.glob(dir + "/0*.network") { // as early as ours, 06-
+			free = append(free, unmanagedBy(t.text(file))...)
 		}
-		all = append(all, Taker{
-			Manager: "systemd-networkd", Link: link, Why: "one of its .network files matches every bridge",
-			Fix: "printf '[Match]\\nName=" + link + "\\n[Link]\\nUnmanaged=yes\\n' > /etc/systemd/network/05-" + link + ".network && networkctl reload",
-		})
 	}
-	return all
+	one := Taker{Manager: "systemd-networkd", Why: "one of its .network files matches them"}
+	for _, link := range links {
+		told := slices.ContainsFunc(free, func(pattern string) bool { ok, _ := path.Match(pattern, link); return ok || pattern == link })
+		if !told && networkdMayTake(t, link, t.mac(link)) {
+			one.Links = append(one.Links, link)
+		}
+	}
+	if len(one.Links) == 0 {
+		return nil
+	}
+	one.Fix = "printf '[Match]\\nName=" + strings.Join(one.Links, " ") + "\\n[Link]\\nUnmanaged=yes\\n' > /etc/systemd/network/05-guests.network && networkctl reload"
+	return []Taker{one}
+}
+
+// unmanagedBy reads from a .network file which links it says are nobody's.
+func unmanagedBy(text string) (names []string) {
+	free := false
+	settings(parseSections(text), func(section, key, value string) {
+		switch {
+		case section == "Match" && key == "Name":
+			names = strings.Fields(value)
+		case section == "Link" && key == "Unmanaged":
+			free = value == "yes" || value == "true"
+		}
+	})
+	if !free {
+		return nil
+	}
+	return names
 }

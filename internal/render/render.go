@@ -121,8 +121,8 @@ func disjoint(a, b spec.Network) error {
 	return nil
 }
 
-// portNames is what guests' ports are called, by this program and by libvirt.
-const portNames = "vnet*"
+// PortNames is what guests' ports are called, by this program and by libvirt.
+const PortNames = "vnet*"
 
 // Wish compiles all started networks of a valid document. The ruleset is part
 // of it as soon as one network runs.
@@ -171,7 +171,7 @@ func Wish(d spec.Document, f Facts) (host.Wish, []Note, error) {
 			return all, nil, err
 		}
 		if f.HandsOff {
-			all.Present.Add(host.Unmanaged{Links: portNames})
+			all.Present.Add(host.Unmanaged{Links: PortNames})
 		}
 		w, said, err := mode.Render(n, f)
 		if err := add(n, w, said, err); err != nil {
