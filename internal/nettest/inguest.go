@@ -6,6 +6,7 @@ import (
 	"context"
 	_ "embed"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -25,7 +26,7 @@ var guestInside []byte
 const guestEnv = "DRAWBRIDGE_NETTEST_GUEST"
 
 // insideLimit is how long such a guest may take, from its start to the end of the test.
-const insideLimit = 5 * time.Minute
+const insideLimit = 8 * time.Minute
 
 // Inside is what a test takes with it into a guest. A shell, busybox and what makes
 // nodes (NewNode) are always there.
@@ -72,12 +73,24 @@ func InGuest(t *testing.T, with Inside, body func(t *testing.T)) {
 	}
 	defer guests.Close()
 	initrd := filepath.Join(guests.dir, "inside")
-	if err := with.build(ctx, guests.kernel, t.Name(), initrd); err != nil {
+	if err := with.build(ctx, guests.kernel, chosen(t.Name()), initrd); err != nil {
 		t.Fatal(err)
 	}
 	if err := guests.runInside(ctx, t, initrd); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// chosen is what -test.run is in the guest: the test, and those of its subtests that are asked
+// for here.
+func chosen(test string) string {
+	pattern := "^" + test + "$"
+	if f := flag.Lookup("test.run"); f != nil {
+		if _, subtests, some := strings.Cut(f.Value.String(), "/"); some {
+			pattern += "/" + subtests
+		}
+	}
+	return pattern
 }
 
 // runInside boots the guest, logs what the test there says, and is nil if it passed.
@@ -122,7 +135,7 @@ func (g *Guests) runInside(ctx context.Context, t *testing.T, initrd string) err
 }
 
 // build writes the guest's only file system.
-func (i Inside) build(ctx context.Context, k Kernel, test, file string) error {
+func (i Inside) build(ctx context.Context, k Kernel, tests, file string) error {
 	busybox, err := findBusybox()
 	if err != nil {
 		return err
@@ -149,7 +162,7 @@ func (i Inside) build(ctx context.Context, k Kernel, test, file string) error {
 	for _, e := range i.Env {
 		env += "export '" + e + "'\n"
 	}
-	r.put("test", modeFile|0o755, fmt.Appendf(nil, "%scd '%s' && exec /test.bin -test.v -test.count=1 -test.run='^%s$' -test.timeout=%s\n", env, wd, test, insideLimit))
+	r.put("test", modeFile|0o755, fmt.Appendf(nil, "%scd '%s' && exec /test.bin -test.v -test.count=1 -test.run='%s' -test.timeout=%s\n", env, wd, tests, insideLimit))
 	r.dir(strings.TrimPrefix(wd, "/"))
 	if err := r.program(ctx, self, "test.bin"); err != nil {
 		return err
