@@ -30,7 +30,7 @@ async function examine() {
 // joined puts the changes of several fixes together, to be looked at as one plan.
 function joined(title, treatments) {
   const all = treatments.map((t) => t.change), flat = (key) => all.flatMap((c) => c[key] || []);
-  const undo = treatments.map((t) => t.undo || (t.change.id ? 'drawbridge undo ' + t.change.id : '')).filter(Boolean);
+  const undo = treatments.map((t) => t.undo).filter(Boolean);
   return {
     title, undo, steps: flat('steps'), cuts: flat('cuts'), files: flat('files'),
     notes: [...flat('notes'), ...treatments.flatMap((t) => (t.finding.fix.undo ? ['Taken back by hand: ' + t.finding.fix.undo] : []))],
