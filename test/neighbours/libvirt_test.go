@@ -27,11 +27,12 @@ printf 'auth_unix_ro = "none"\nauth_unix_rw = "none"\n' >libvirt/of-the-test.con
 `
 
 // endOfServices ends the guest services of this host, which outlive the daemon but
-// no boot. The processes of the whole machine are seen.
+// no boot. The processes of the whole machine are seen, and the shell's own has these
+// words, too.
 const endOfServices = `set -e
 ns=$(readlink /proc/self/ns/net)
 for p in /proc/[0-9]*; do
-	if [ "$(readlink $p/ns/net)" = "$ns" ] && tr '\0' ' ' <$p/cmdline | grep -q 'drawbridge serve-guests'; then
+	if [ "$(readlink $p/ns/net)" = "$ns" ] && tr '\0' ' ' <$p/cmdline | grep -q '[d]rawbridge serve-guests'; then
 		kill ${p#/proc/}
 		while [ -d $p ]; do sleep 0.05; done
 	fi
