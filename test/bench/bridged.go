@@ -25,7 +25,8 @@ func bridgedGroup() Group {
 	return Group{"bridged", "A NIC that moves into a bridge", `
 A host of namespaces stands on a LAN with a router and another machine. The machine pings the host, and the host the router, a thousand times a second each, in IPv4 and
 IPv6 at once, while the host's only NIC moves into a bridge, or out of it; so each run counts what is lost of four rows of pings. A command is a whole process, from its
-start to its end: then the bridge works and is verified, and the change waits to be confirmed; it is timed in moves of its own, while nothing else goes on. A TCP stream goes from the machine to the host and back all the while; retransmission
+start to its end: then the bridge works and is verified, and the change waits to be confirmed; it is timed in moves of its own, while nothing else goes on, and for a peer that
+is done before the NIC is in the bridge, until it is. A TCP stream goes from the machine to the host and back all the while; retransmission
 timeouts are the kernel's own count (TCPTimeouts of /proc/net/netstat) on both ends. The peers are Debian's ifupdown with bridge-utils, ` + "`ifdown NIC && ifup br0`" + `, and
 NetworkManager, ` + "`nmcli con up br0`" + `, each on such a host in its own root, and both hand-tuned: no spanning tree, no forward delay, the NIC's hardware address, and for ifupdown no
 duplicate address detection. ` + "`netplan apply`" + ` needs systemd as process 1: both it and ours move the NIC of one whole Debian host in a container, which netplan and systemd-networkd
@@ -240,8 +241,11 @@ func (m mover) alone(ctx context.Context, took *Row) error {
 	if err := m.in(ctx, "60s"); err != nil {
 		return err
 	}
+	if err := plugged(ctx, m.lan); err != nil {
+		return err
+	}
 	took.Ours.Took(time.Since(began))
-	if err := errors.Join(onBridge(ctx, m.lan), m.decide(ctx, m.client.Confirm)); err != nil {
+	if err := m.decide(ctx, m.client.Confirm); err != nil {
 		return err
 	}
 	return errors.Join(m.out(ctx), m.decide(ctx, m.client.Confirm))

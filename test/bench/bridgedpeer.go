@@ -135,7 +135,8 @@ func (p peer) moves(ctx context.Context, lan *nettest.LAN, runs int, sh func(str
 	return nil
 }
 
-// alone moves the NIC in and out while nothing else goes on, and times the command.
+// alone moves the NIC in and out while nothing else goes on, and times how long it takes until the
+// NIC is in the bridge.
 func (p peer) alone(ctx context.Context, lan *nettest.LAN, sh func(string) error, took *Row) error {
 	if err := settled(ctx, lan, nettest.HostANIC); err != nil {
 		return err
@@ -144,11 +145,29 @@ func (p peer) alone(ctx context.Context, lan *nettest.LAN, sh func(string) error
 	if err := sh(p.in); err != nil {
 		return err
 	}
+	if err := plugged(ctx, lan); err != nil {
+		return err
+	}
 	took.Peer.Took(time.Since(began))
-	if err := errors.Join(onBridge(ctx, lan), settled(ctx, lan, "br0")); err != nil {
+	if err := settled(ctx, lan, "br0"); err != nil {
 		return err
 	}
 	return sh(p.out)
+}
+
+// plugged waits until host A's NIC is in its bridge. nmcli returns before: it has brought up the
+// bridge, and its port comes later.
+func plugged(ctx context.Context, lan *nettest.LAN) error {
+	master := fmt.Sprintf("/proc/%d/root/sys/class/net/%s/master", lan.HostA.PID(), nettest.HostANIC)
+	for range 10000 {
+		if to, err := os.Readlink(master); err == nil && filepath.Base(to) == "br0" {
+			return nil
+		}
+		if err := sleep(ctx, time.Millisecond); err != nil {
+			return err
+		}
+	}
+	return errors.New("the NIC does not come into the bridge")
 }
 
 // settled waits until host A has both its addresses on a link.
