@@ -33,6 +33,9 @@ type Path struct {
 	Mend     string     `json:"mend" doc:"What would mend it; empty if nothing is known"`
 	Steps    []PathStep `json:"steps" nullable:"false"`
 	Drawing  string     `json:"drawing,omitempty" doc:"The path as SVG, if that was asked for"`
+	Flow     *PathFlow  `json:"flow,omitempty" doc:"A connection between the same ends that is there already; left out if there is none"`
+	MTU      int        `json:"mtu,omitempty" doc:"The largest packet, in bytes, that passes everywhere on the way there; left out if it does not arrive"`
+	Notes    []string   `json:"notes,omitempty" nullable:"false" doc:"What else is to be said"`
 	Probe    *Probe     `json:"probe,omitempty" doc:"What happened to a packet that was sent; left out if none was"`
 }
 
@@ -45,6 +48,18 @@ type PathStep struct {
 	Verdict string `json:"verdict" enum:"accepted,dropped,rejected,unknown"`
 	Handle  uint64 `json:"handle,omitempty" doc:"Of the rule"`
 	Owner   string `json:"owner,omitempty" doc:"Whose rule it is"`
+}
+
+// PathFlow is a tracked connection between the same ends: rules may treat it
+// otherwise than a new one, and it is translated as when it began.
+type PathFlow struct {
+	Verdict     string `json:"verdict" enum:"accepted,dropped,rejected,unknown"`
+	Sentence    string `json:"sentence" doc:"How it fares, beside a new one"`
+	Established bool   `json:"established" doc:"Somebody has answered"`
+	From        string `json:"from" doc:"Address and port"`
+	To          string `json:"to" doc:"Address and port before translation"`
+	Reaches     string `json:"reaches,omitempty" doc:"Address and port that it goes to; left out if it does not get there"`
+	More        int    `json:"more,omitempty" doc:"How many others there are"`
 }
 
 // Probe is what happened to a packet that was really sent.

@@ -45,7 +45,7 @@ func (a *app) whyCommand() *cobra.Command {
 			} else {
 				err = a.show(p, func(w *writer) { pathText(w, p) })
 			}
-			if err != nil || p.Verdict == "accepted" {
+			if err != nil || p.Verdict == "accepted" && (p.Probe == nil || p.Probe.Agrees) {
 				return err
 			}
 			return wrongError{errors.New("it does not arrive")}
@@ -99,6 +99,12 @@ func pathText(w *writer, p api.Path) {
 	if p.Mend != "" {
 		w.line("mend it with: " + p.Mend)
 	}
+	if p.Flow != nil && !strings.Contains(p.Sentence, p.Flow.Sentence) {
+		w.line("note: " + p.Flow.Sentence)
+	}
+	for _, n := range p.Notes {
+		w.line("note: " + n)
+	}
 	if p.Probe != nil {
 		probeText(w, *p.Probe)
 	}
@@ -115,6 +121,9 @@ func probeText(w *writer, p api.Probe) {
 	case p.Agrees:
 		w.painted(good, "  the kernel's trace shows the same: "+p.Verdict)
 		return
+	}
+	if len(p.Trace) == 0 {
+		w.line("  no rule saw it")
 	}
 	for _, t := range p.Trace {
 		line := "  " + t.Chain + ": " + t.Verdict

@@ -19,9 +19,17 @@
 //	})
 //	if v.Kind != diagnose.Accepted { fmt.Println(v) }
 //
-// walk.go goes through chains, machine.go through expressions, lookup.go through
+// walk.go goes through chains, rule.go through their rules, machine.go through expressions, lookup.go through
 // sets, xt.go knows iptables' extensions, nat.go translations, packet.go what a
 // packet's bytes are.
+//
+// Explain (explain.go) follows one packet from one end to another, and its answer
+// back, with such walks at every hook: switched.go from port to port of a bridge,
+// vlan.go by VLANs and forwarding databases, resolve.go asks for hardware addresses,
+// passage.go goes through the host, leave.go out of it, flow.go is about connections
+// that are there already, answer.go puts it into a sentence. scene.go is what it is
+// told. What cannot be seen from the host (how others are configured, a second card
+// of a guest, an address that somebody vouched for by hand) is Unknown.
 //
 // It also owns what can be wrong with a host, as rules over facts that others
 // read: Examine in check.go, a file for each family of checks; check_needs.go

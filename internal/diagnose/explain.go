@@ -3,62 +3,12 @@ package diagnose
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"drawbridge/internal/ruleset"
 )
-
-// EndKind is what one end of a path is.
-type EndKind string
-
-// The kinds of ends. Outside are machines beyond a link of the host.
-const (
-	Guest   EndKind = "guest"
-	Itself  EndKind = "host"
-	Outside EndKind = "outside"
-)
-
-// End is one end of a path.
-type End struct {
-	Kind EndKind
-	// Name for people.
-	Name string
-	// Addr is invalid if the end has none, or of Itself, where it is found out.
-	Addr netip.Addr
-	MAC  string
-	// Port and Bridge are where a guest is plugged in. Plugged is false if no such
-	// port was found.
-	Port, Bridge string
-	Plugged      bool
-	// Subnet and Gateway are those of a guest's network.
-	Subnet  netip.Prefix
-	Gateway netip.Addr
-	// Isolated networks reach no further than the host.
-	Network string
-}
-
-// Heard is what the host knows of an address on a link.
-type Heard struct {
-	MAC string
-	// Failed: it was asked and did not answer.
-	Failed bool
-}
-
-// Scene is all that a path is explained from.
-type Scene struct {
-	Rules *ruleset.Ruleset
-	Host  *Host
-	// Neighbours by link and address.
-	Neighbours map[string]map[netip.Addr]Heard
-	// Learned is behind which port of a bridge an address was seen: port by bridge
-	// and hardware address.
-	Learned map[string]map[string]string
-	// Guests are all that are known, to find who has an address.
-	Guests []End
-	// Listens says whether a program of the host takes what comes to a port; nil if
-	// that is not known. heard says what would hear.
-	Listens func(proto uint8, to netip.AddrPort) (heard, known bool)
-}
 
 // PathQuestion is what a path is asked for. Port 0 asks with a ping.
 type PathQuestion struct {
@@ -95,18 +45,29 @@ type Answer struct {
 	Port, FirstMAC string
 	// Past: it passes the host's rules by, so that they leave no trace of it.
 	Past bool
+	// Flow is what becomes of a connection that is there already; nil if none is.
+	Flow *FlowAnswer
+	// MTU is the largest packet that passes everywhere on the way there, 0 if that
+	// is not known; Notes what else is to be said.
+	MTU   int
+	Notes []string
 }
 
 // Explain follows a packet from one end to the other, from tap to wire, and its
 // answer back, and says where it ends.
 func Explain(s *Scene, q PathQuestion) Answer {
 	c := &courier{scene: s, question: q}
-	there := c.there()
-	if there {
+	if c.there() {
+		got := c.arrived
 		c.back = true
 		c.Back()
+		if c.arrived = got; c.ended == nil {
+			c.goesOn(got)
+		}
 	}
-	return c.answer()
+	a := c.answer()
+	c.existing(&a)
+	return a
 }
 
 // courier carries one packet.
@@ -125,10 +86,21 @@ type courier struct {
 	reached       End
 	// translated is where NAT sent it.
 	translated netip.AddrPort
-	// port is where it came in, firstMAC whom the frame was for.
-	port, firstMAC string
+	// port is where it came in, firstMAC whom the frame was for; left is the link
+	// that it left the host by.
+	port, firstMAC, left string
+	// guestPorts are those of all guests, once somebody asked.
+	guestPorts map[string]bool
+	// flow is the tracked connection that it belongs to; nil if it begins one.
+	flow *Connection
+	// narrow is where the smallest MTU is, mtu how much that is.
+	mtu    int
+	narrow string
+	silent bool
 	// past: it passes the host's rules by.
 	past bool
+	// stops: it is what follows the answer that ends.
+	stops bool
 }
 
 func (c *courier) add(where, format string, args ...any) {
@@ -227,6 +199,13 @@ func (c *courier) there() bool {
 	if q.From.Kind == Itself {
 		p.Source = netip.Addr{}
 	}
+	if f := c.flow; f != nil {
+		p.Source, p.SourcePort, p.TargetPort = f.Original.Source, f.Original.SourcePort, f.Original.TargetPort
+		p.Connection = *f
+		if p.Protocol == protoTCP && f.State == Established {
+			p.TCPFlags = 0x10
+		}
+	}
 	return c.carry(p, q.From)
 }
 
@@ -253,22 +232,33 @@ func (c *courier) carry(p Packet, from End) bool {
 // fromOutside: a packet comes in where the host would send to its source.
 func (c *courier) fromOutside(p Packet, from End) bool {
 	in := c.linkTo(from.Addr)
+	if c.back && from.Port != "" {
+		from.Subnet = c.subnetOn(in, p.Source)
+		return c.fromPort(p, from)
+	}
 	if in == "" {
 		return c.end(Dropped, "route", "give the host a route to it", "the host has no way to %s, so nothing comes from there", from.Addr)
 	}
+	if c.back {
+		var known bool
+		if in, known = c.wayBack(p.Target, in); !known {
+			return c.end(Unknown, "answer", "", "the packet goes out at %s as %s, which is not of that link: where %s sends its answer is not known", c.left, p.Target, from.Addr)
+		}
+	}
 	l := c.scene.Host.Links[in]
-	if l.Kind == "bridge" {
-		from.Bridge, from.Port, from.Plugged = in, c.portOf(in, from), true
+	if bridge := c.bridgeOf(in); bridge != "" {
+		from.Bridge, from.Port, from.Plugged, from.VLAN = bridge, c.portOf(bridge, in, from), true, c.vlanOfLink(in)
 		if from.Subnet = c.subnetOn(in, p.Source); from.Port == "" {
-			from.Port = c.uplinkOf(in)
+			from.Port = c.uplinkOf(bridge)
 		}
 		if from.Port == "" {
-			return c.end(Unknown, "bridge "+in, "", "behind which port %s is was not learnt", from.Addr)
+			return c.end(Unknown, "bridge "+bridge, "", "behind which port %s is was not learnt", from.Addr)
 		}
 		return c.fromPort(p, from)
 	}
 	from.Bridge, from.Port = in, ""
-	if !c.linkUp(in) || !c.asksHost(from, firstAddr(l, p.Target)) {
+	c.narrowed("link "+in, l.MTU, false)
+	if !c.linkUp(in) || !c.asksHost(from, in, firstAddr(l, p.Target)) {
 		return false
 	}
 	p.In = in
@@ -294,16 +284,35 @@ func firstAddr(l Link, like netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// linkTo is the link by which the host reaches an address.
+// wayBack is the link by which an answer comes in: where the question left, if it
+// left as an address of that link's networks, else where that address is.
+func (c *courier) wayBack(to netip.Addr, usual string) (in string, known bool) {
+	near := func(name string) bool { return c.subnetOn(name, to).IsValid() }
+	switch {
+	case c.left == "" || near(c.left):
+		return cmp.Or(c.left, usual), true
+	case usual != c.left && near(usual):
+		c.add("answer", "comes in at %s, while the question went out at %s", usual, c.left)
+		return usual, true
+	}
+	return usual, !c.hostTakes(to)
+}
+
+// linkTo is the link by which the host reaches an address, or else the one on whose
+// network it is: who is there may send, even if a route keeps the host from answering.
 func (c *courier) linkTo(a netip.Addr) string {
 	if c.scene.Host.Route == nil {
 		return ""
 	}
-	r, ok := c.scene.Host.Route(RouteQuery{Target: a})
-	if !ok || r.Type != typeUnicast {
-		return ""
+	if r, ok := c.scene.Host.Route(RouteQuery{Target: a}); ok && r.Type == typeUnicast {
+		return r.Out
 	}
-	return r.Out
+	for _, name := range slices.Sorted(maps.Keys(c.scene.Host.Links)) {
+		if c.subnetOn(name, a).IsValid() {
+			return name
+		}
+	}
+	return ""
 }
 
 func (c *courier) linkUp(name string) bool {
@@ -356,7 +365,7 @@ func (c *courier) passed(end Passage) bool {
 			c.noteRoute(end)
 			routed = true
 		}
-		if !c.verdict(h.At.Hook, h.Verdict) {
+		if !c.verdict(h.At.Hook, h.Verdict) || !c.tracks(h) {
 			return false
 		}
 	}
@@ -395,7 +404,7 @@ func (c *courier) toHost(p Packet) bool {
 	c.arrived = p
 	if !c.back {
 		c.reached = End{Kind: Itself, Name: "this host", Addr: p.Target}
-		if hasPorts(p.Protocol) && c.scene.Listens != nil {
+		if hasPorts(p.Protocol) && c.scene.Listens != nil && c.flow == nil {
 			heard, known := c.scene.Listens(p.Protocol, netip.AddrPortFrom(p.Target, p.TargetPort))
 			if known && !heard {
 				return c.end(Rejected, "program", fmt.Sprintf("start what shall listen on port %d of %s", p.TargetPort, p.Target), "no program of the host listens on port %d of %s", p.TargetPort, p.Target)
@@ -403,71 +412,4 @@ func (c *courier) toHost(p Packet) bool {
 		}
 	}
 	return true
-}
-
-// Back carries the answer.
-func (c *courier) Back() {
-	there := c.arrived
-	p := Packet{
-		Source: there.Target, Target: there.Source, Protocol: there.Protocol, SourcePort: there.TargetPort, TargetPort: there.SourcePort,
-		EtherSource: c.reached.MAC, ICMPType: answerType(there),
-		Connection: Connection{
-			State: Established, Reply: true, Status: there.Connection.Status | StatusConfirmed | StatusSeenReply, Mark: there.Connection.Mark,
-			Original: there.Connection.Original, Answer: Tuple{Source: there.Target, Target: there.Source, SourcePort: there.TargetPort, TargetPort: there.SourcePort},
-		},
-	}
-	if there.Connection.State != New && there.Connection.State != 0 {
-		p.Connection.State, p.Connection.Original, p.Connection.Answer = there.Connection.State, Tuple{}, Tuple{}
-	}
-	if there.Protocol == protoTCP {
-		p.TCPFlags = 0x12
-	}
-	if !there.Source.IsValid() {
-		c.end(Unknown, "NAT", "", "as whom the packet arrives is not known")
-		return
-	}
-	c.carry(p, c.reached)
-}
-
-func answerType(p Packet) uint8 {
-	if p.Protocol == protoICMP6 {
-		return 129
-	}
-	return 0
-}
-
-// answer puts it into one sentence.
-func (c *courier) answer() Answer {
-	q := c.question
-	a := Answer{Kind: Accepted, Steps: c.steps, Mend: c.mend, Sent: c.sent, Arrived: c.arrived, Port: c.port, FirstMAC: c.firstMAC, Past: c.past}
-	what := "a ping"
-	if q.Port != 0 {
-		what = fmt.Sprintf("a connection to port %d", q.Port)
-	}
-	if c.ended == nil {
-		a.Sentence = fmt.Sprintf("%s from %s reaches %s, and the answer comes back", what, q.From.Name, q.To.Name)
-		if c.reached.Kind == Guest && c.reached.Name != q.To.Name {
-			a.Sentence = fmt.Sprintf("%s from %s to %s reaches %s, and the answer comes back", what, q.From.Name, q.To.Name, c.reached.Name)
-		}
-		return a
-	}
-	a.Kind = c.ended.Kind
-	way := fmt.Sprintf("%s from %s to %s", what, q.From.Name, q.To.Name)
-	if c.ended.Back {
-		way = fmt.Sprintf("the answer of %s to %s", q.To.Name, q.From.Name)
-	}
-	owner := ""
-	if c.ended.Owner != "" && c.ended.Chain != nil {
-		owner = ", which is " + string(c.ended.Owner) + "'s"
-	}
-	switch a.Kind {
-	case Unknown:
-		a.Mend = ""
-		a.Sentence = fmt.Sprintf("what becomes of %s is not known at %s: %s", way, c.ended.Where, c.ended.What)
-	case Rejected:
-		a.Sentence = fmt.Sprintf("%s is refused at %s%s: %s", way, c.ended.Where, owner, c.ended.What)
-	default:
-		a.Sentence = fmt.Sprintf("%s ends at %s%s: %s", way, c.ended.Where, owner, c.ended.What)
-	}
-	return a
 }

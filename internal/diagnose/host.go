@@ -1,6 +1,10 @@
 package diagnose
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"drawbridge/internal/host"
+)
 
 // Link is what rules can ask about an interface.
 type Link struct {
@@ -22,6 +26,18 @@ type Link struct {
 	Forward4 bool
 	// Isolated and Hairpin are flags of a bridge's port.
 	Isolated, Hairpin bool
+	// NoLearning, NoFlood, NoBroadcast and Locked are too: it learns no addresses,
+	// sends out nothing for addresses that were not learnt, no broadcasts, and takes
+	// frames only of addresses that are known behind it.
+	NoLearning, NoFlood, NoBroadcast, Locked bool
+	// Waits is what a port of a bridge does in place of forwarding: listening,
+	// learning or blocking; "" if it forwards.
+	Waits string
+	// Filters: a bridge that tells VLANs apart. VLANs are those that it, or a port of
+	// such a bridge, is in. VID is the VLAN of a link of kind vlan.
+	Filters bool
+	VLANs   host.VLANSet
+	VID     int
 }
 
 // Host is what the walk must know about a host beside its rules.

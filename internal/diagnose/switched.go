@@ -16,37 +16,69 @@ func (c *courier) fromPort(p Packet, from End) bool {
 	if !c.verdict("ingress", Walk(c.scene.Rules, c.scene.Host, At{Device, "ingress"}, p)) {
 		return false
 	}
-	bridge := c.scene.Host.Links[from.Bridge]
+	vlan, ok := c.takenIn(from)
+	if !ok {
+		return false
+	}
+	c.narrowed("port "+from.Port, c.scene.Host.Links[from.Port].MTU, false)
 	// Whom does the sender give the frame to?
 	next := p.Target
 	if from.Kind == Guest && !from.Subnet.Contains(p.Target) {
+		if from.NoRouter {
+			return c.end(Dropped, "gateway", "", "network %s is isolated: it tells its guests no way to %s", from.Network, p.Target)
+		}
 		if !from.Gateway.IsValid() {
 			return c.end(Dropped, "gateway", "", "%s is outside of %s and the network has no gateway", p.Target, from.Subnet)
 		}
 		next = from.Gateway
 	}
-	if hasAddr(bridge, next) || c.back && c.hostTakes(next) {
-		if !c.asksHost(from, next) {
-			return false
-		}
-		p.EtherTarget = bridge.MAC
-		c.entered(from.Port, bridge.MAC)
-		if !c.hooked(p, At{Switched, "prerouting"}) || !c.hooked(p, At{Switched, "input"}) {
-			return false
-		}
-		p.In = from.Bridge
-		return c.routed(p)
+	upper := c.upper(from.Bridge, vlan)
+	if c.answersFor(upper, next) {
+		return c.asksHost(from, upper, next) && c.upToHost(p, from, upper)
 	}
-	if from.Kind == Outside && !c.isOnBridge(from.Bridge, next) {
+	if c.isOnBridge(from.Bridge, next) {
+		return c.across(p, from, next, vlan)
+	}
+	if own := c.linkWith(from.Bridge, next); own != "" && own != upper {
+		return c.end(Dropped, "bridge "+from.Bridge, c.mendVLAN(from, c.vlanOfLink(own), true), "different VLANs: the frame is in VLAN %d, and the host has %s in %d", vlan, next, c.vlanOfLink(own))
+	}
+	if from.Kind == Outside && upper != "" {
 		// The LAN's machine gives to the host what it routes there.
-		c.entered(from.Port, bridge.MAC)
-		if !c.hooked(p, At{Switched, "prerouting"}) || !c.hooked(p, At{Switched, "input"}) {
-			return false
-		}
-		p.In = from.Bridge
-		return c.routed(p)
+		return c.upToHost(p, from, upper)
 	}
-	return c.across(p, from, next)
+	return c.across(p, from, next, vlan)
+}
+
+// upToHost gives a frame to the host itself, which sees it at a link.
+func (c *courier) upToHost(p Packet, from End, upper string) bool {
+	link := c.scene.Host.Links[upper]
+	p.EtherTarget = link.MAC
+	c.entered(from.Port, link.MAC)
+	if !c.hooked(p, At{Switched, "prerouting"}) || !c.hooked(p, At{Switched, "input"}) {
+		return false
+	}
+	p.In = upper
+	return c.routed(p)
+}
+
+// answersFor says whether the host answers questions for an address on a link:
+// in IPv4 for any of its own (arp_ignore is 0 by default), in IPv6 for those of
+// the link.
+func (c *courier) answersFor(link string, a netip.Addr) bool {
+	if link == "" {
+		return false
+	}
+	return hasAddr(c.scene.Host.Links[link], a) || a.Is4() && c.hostTakes(a)
+}
+
+// linkWith is the host's link on a bridge, of whatever VLAN, that has an address.
+func (c *courier) linkWith(bridge string, a netip.Addr) string {
+	for _, name := range c.linksOn(bridge) {
+		if hasAddr(c.scene.Host.Links[name], a) {
+			return name
+		}
+	}
+	return ""
 }
 
 func hasAddr(l Link, a netip.Addr) bool {
@@ -98,6 +130,9 @@ func (c *courier) portWorks(e End) bool {
 	case l.Master != e.Bridge:
 		return c.end(Dropped, where, fmt.Sprintf("ip link set %s master %s", e.Port, e.Bridge), "%s's port is not in bridge %s", who, e.Bridge)
 	}
+	if l.Waits != "" {
+		return c.end(Dropped, where, "ip link set "+e.Bridge+" type bridge stp_state 0 forward_delay 0", "%s's port does not forward yet: it is %s (spanning tree)", who, l.Waits)
+	}
 	c.add(where, "%s, up, in bridge %s", who, e.Bridge)
 	b, there := c.scene.Host.Links[e.Bridge]
 	if !there || !b.Up {
@@ -112,8 +147,11 @@ func (c *courier) hooked(p Packet, at At) bool {
 }
 
 // across sends a frame from one port of a bridge to another.
-func (c *courier) across(p Packet, from End, next netip.Addr) bool {
-	to := c.endAt(from.Bridge, next)
+func (c *courier) across(p Packet, from End, next netip.Addr, vlan int) bool {
+	to := c.endAt(from.Bridge, c.upper(from.Bridge, vlan), next)
+	if to.Kind == Outside && to.VLAN == 0 {
+		to.VLAN = vlan // it is one of those who hear it
+	}
 	out, isolated := c.scene.Host.Links[to.Port], c.scene.Host.Links[from.Port].Isolated
 	if to.Port == "" {
 		return c.end(Dropped, "bridge "+from.Bridge, "", "nobody on %s is known to have %s", from.Bridge, next)
@@ -124,9 +162,10 @@ func (c *courier) across(p Packet, from End, next netip.Addr) bool {
 	if isolated && out.Isolated {
 		return c.end(Dropped, "port "+to.Port, "ip link set "+to.Port+" type bridge_slave isolated off", "both ports are isolated, so guests do not see each other")
 	}
-	if !c.asksAcross(from, to, next) {
+	if !c.givenOut(to, vlan, from.Name) || !c.asksAcross(from, to, next) || !c.placed(from.Bridge, to, vlan) {
 		return false
 	}
+	c.narrowed("port "+to.Port, out.MTU, true)
 	p.EtherTarget = to.MAC
 	c.entered(from.Port, to.MAC)
 	if !c.hooked(p, At{Switched, "prerouting"}) {
@@ -178,27 +217,28 @@ func (c *courier) shown(p Packet, from, to End, hook string) (Packet, bool) {
 	return v.After, true
 }
 
-// endAt finds who has an address on a bridge.
-func (c *courier) endAt(bridge string, a netip.Addr) End {
+// endAt finds who has an address on a bridge; link is where the host would look
+// for it there, "" if it has none.
+func (c *courier) endAt(bridge, link string, a netip.Addr) End {
 	for _, g := range c.scene.Guests {
 		if g.Addr == a && (g.Bridge == bridge || g.Bridge == "") {
 			return g
 		}
 	}
-	e := End{Kind: Outside, Name: a.String(), Addr: a, Bridge: bridge, Plugged: true}
-	if n, ok := c.scene.Neighbours[bridge][a]; ok {
+	e := End{Kind: Outside, Name: a.String(), Addr: a, Bridge: bridge, Plugged: true, VLAN: c.vlanOfLink(link)}
+	if n, ok := c.scene.Neighbours[link][a]; ok {
 		e.MAC = n.MAC
 	}
-	if e.Port = c.portOf(bridge, e); e.Port == "" {
+	if e.Port = c.portOf(bridge, link, e); e.Port == "" {
 		e.Port = c.uplinkOf(bridge)
 	}
 	return e
 }
 
 // portOf is the port behind which an end's hardware address was learnt.
-func (c *courier) portOf(bridge string, e End) string {
+func (c *courier) portOf(bridge, link string, e End) string {
 	mac := e.MAC
-	if n, ok := c.scene.Neighbours[bridge][e.Addr]; ok && mac == "" {
+	if n, ok := c.scene.Neighbours[link][e.Addr]; ok && mac == "" {
 		mac = n.MAC
 	}
 	return c.scene.Learned[bridge][mac]
@@ -206,21 +246,21 @@ func (c *courier) portOf(bridge string, e End) string {
 
 // uplinkOf is the only port of a bridge that is no guest's.
 func (c *courier) uplinkOf(bridge string) string {
+	if c.guestPorts == nil {
+		c.guestPorts = make(map[string]bool, len(c.scene.Guests))
+		for _, g := range c.scene.Guests {
+			c.guestPorts[g.Port] = true
+		}
+	}
 	found := ""
 	for name, l := range c.scene.Host.Links {
-		if l.Master != bridge {
+		if l.Master != bridge || c.guestPorts[name] {
 			continue
 		}
-		guest := false
-		for _, g := range c.scene.Guests {
-			guest = guest || g.Port == name
+		if found != "" {
+			return ""
 		}
-		if !guest {
-			if found != "" {
-				return ""
-			}
-			found = name
-		}
+		found = name
 	}
 	return found
 }
@@ -232,147 +272,4 @@ func (c *courier) subnetOn(link string, a netip.Addr) netip.Prefix {
 		}
 	}
 	return netip.Prefix{}
-}
-
-// leave sends a packet out at a link: to a port of a bridge, or to the wire.
-func (c *courier) leave(p Packet, r RouteAnswer) bool {
-	out := c.scene.Host.Links[p.Out]
-	next := p.Target
-	if r.Via.IsValid() {
-		next = r.Via
-	}
-	if g, ok := c.sharedAt(p.Target); ok && g.Bridge == p.Out && next == p.Target {
-		return c.apart(g)
-	}
-	for _, g := range c.scene.Guests {
-		if g.Addr != p.Target || g.Bridge == "" || g.Bridge == p.Out || c.shares(g) {
-			continue
-		}
-		if b := c.scene.Host.Links[g.Bridge]; !b.Up {
-			return c.end(Dropped, "bridge "+g.Bridge, "ip link set "+g.Bridge+" up", "it is down, so the host sends what is for %s out at %s", g.Name, p.Out)
-		}
-		return c.end(Dropped, "route", fmt.Sprintf("ip route get %s shows which route is in the way", p.Target), "the host sends what is for %s out at %s and not to bridge %s", g.Name, p.Out, g.Bridge)
-	}
-	if !out.Up {
-		return c.end(Dropped, "link "+p.Out, "ip link set "+p.Out+" up", "is down")
-	}
-	if out.Kind == "bridge" {
-		return c.leaveBridge(p, next)
-	}
-	if !c.linkUp(p.Out) {
-		return false
-	}
-	if n, ok := c.scene.Neighbours[p.Out][next]; ok && n.Failed {
-		return c.end(Dropped, "neighbour "+next.String(), "see that it is on, and that "+next.String()+" is its address", "it does not answer on %s", p.Out)
-	}
-	if !c.hostAsks(p.Out, End{Name: next.String(), Addr: next}, next) {
-		return false
-	}
-	c.add("link "+p.Out, "goes out to %s", next)
-	return c.toOutside(p)
-}
-
-// leaveBridge gives a packet to the port that its target is behind.
-func (c *courier) leaveBridge(p Packet, next netip.Addr) bool {
-	bridge := p.Out
-	to := c.endAt(bridge, next)
-	if to.Kind == Guest && !to.Plugged || to.Port == "" {
-		return c.end(Dropped, "bridge "+bridge, "start the guest", "nobody on %s is known to have %s", bridge, next)
-	}
-	if to.Kind == Guest && !c.portWorks(to) {
-		return false
-	}
-	if n, ok := c.scene.Neighbours[bridge][next]; ok && n.Failed && to.Kind != Guest {
-		return c.end(Dropped, "neighbour "+next.String(), "see that it is on, and that "+next.String()+" is its address", "it does not answer on %s", bridge)
-	}
-	if !c.hostAsks(bridge, to, next) {
-		return false
-	}
-	frame := p
-	frame.In, frame.Out, frame.EtherSource, frame.EtherTarget = "", to.Port, c.scene.Host.Links[bridge].MAC, to.MAC
-	if !c.hooked(frame, At{Switched, "output"}) || !c.hooked(frame, At{Switched, "postrouting"}) {
-		return false
-	}
-	return c.atPort(frame, to)
-}
-
-// atPort: the frame leaves a bridge by a port.
-func (c *courier) atPort(p Packet, to End) bool {
-	if to.Kind == Guest && c.lastPort() != to.Port && !c.portWorks(to) {
-		return false
-	}
-	if to.Kind != Guest && !c.linkUp(to.Port) {
-		return false
-	}
-	if !c.verdict("egress", Walk(c.scene.Rules, c.scene.Host, At{Device, "egress"}, p)) {
-		return false
-	}
-	if to.Kind == Guest {
-		c.arrived = p
-		if !c.back {
-			c.reached = to
-		}
-		return true
-	}
-	c.add("port "+to.Port, "goes out to %s", to.Addr)
-	return c.toOutside(p)
-}
-
-// lastPort is the port that was looked at last.
-func (c *courier) lastPort() string {
-	for i := len(c.steps) - 1; i >= 0; i-- {
-		if c.steps[i].Back != c.back {
-			return ""
-		}
-		if name, ok := cutPort(c.steps[i].Where); ok {
-			return name
-		}
-	}
-	return ""
-}
-
-func cutPort(where string) (string, bool) {
-	if len(where) > 5 && where[:5] == "port " {
-		return where[5:], true
-	}
-	return "", false
-}
-
-// toOutside: the packet is on the wire; whether the other end could answer is
-// seen by the address that it goes by.
-func (c *courier) toOutside(p Packet) bool {
-	c.arrived = p
-	if c.back {
-		return true
-	}
-	c.reached = End{Kind: Outside, Name: p.Target.String(), Addr: p.Target}
-	if from := c.question.From; from.Kind == Outside && !c.hostTakes(p.Source) {
-		if p.Target == from.Addr {
-			return c.end(Dropped, "NAT", "", "it is sent back to %s, which takes nothing from itself", p.Target)
-		}
-		return c.end(Unknown, "answer", "", "%s answers %s itself, perhaps not by this host", p.Target, p.Source)
-	}
-	if c.ownsSource(p) {
-		return true
-	}
-	return c.end(Unknown, "answer", "let the network be NAT, or tell the others a route to "+c.question.From.Subnet.String(),
-		"the packet goes out as %s, and whether others know a way back to that is not known", p.Source)
-}
-
-// ownsSource: answers find back if the source is an address of the host, or of a
-// subnet that the host shares with the others.
-func (c *courier) ownsSource(p Packet) bool {
-	if !p.Source.IsValid() || c.hostTakes(p.Source) {
-		return true
-	}
-	out := c.scene.Host.Links[p.Out]
-	if out.Master != "" {
-		return true // bridged: it is on the LAN itself
-	}
-	for _, a := range out.Addresses {
-		if a.Contains(p.Source) {
-			return true
-		}
-	}
-	return false
 }

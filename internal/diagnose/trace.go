@@ -3,6 +3,7 @@ package diagnose
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"drawbridge/internal/ruleset"
 )
@@ -32,7 +33,8 @@ func (s TraceStep) Decision() string { return ruleset.Verdict{Kind: s.Verdict}.S
 
 // Traced compares what was said about a packet's way there with what the kernel
 // traced: the verdict by the trace (Unknown if it shows nothing), and whether both
-// agree. A packet that was said to end before any rule sees it leaves no trace.
+// agree. A packet that was said to end before any rule sees it leaves no trace; one
+// that was said to meet rules and leaves none went elsewhere.
 func Traced(a Answer, trace []TraceStep) (Kind, bool) {
 	did := Unknown
 	var last TraceStep
@@ -45,6 +47,8 @@ func Traced(a Answer, trace []TraceStep) (Kind, bool) {
 	}
 	end := endOfWay(a)
 	switch {
+	case len(trace) == 0 && meetsRules(a):
+		return did, end != nil && end.Kind == Unknown
 	case end == nil || end.Chain == nil && len(trace) > 0:
 		// It passes every rule; what comes after the last is not traced.
 		return did, did != Dropped
@@ -58,6 +62,14 @@ func Traced(a Answer, trace []TraceStep) (Kind, bool) {
 		same = same && last.Handle == end.Rule.Handle
 	}
 	return did, same || end.Chain.Table.Family == ruleset.ARP || end.Chain.Table.Family == ruleset.Netdev
+}
+
+// meetsRules says whether a packet was said to meet rules on its way there that the
+// kernel traces: those of arp and netdev it does not, as the packet is marked later.
+func meetsRules(a Answer) bool {
+	return slices.ContainsFunc(a.Steps, func(s PathStep) bool {
+		return !s.Back && s.Chain != nil && s.Chain.Table.Family != ruleset.ARP && s.Chain.Table.Family != ruleset.Netdev && s.Chain.Hook != "ingress"
+	})
 }
 
 // endOfWay is where the way there ended; nil if it did not.

@@ -92,6 +92,7 @@ func (e *Engine) scene(ctx context.Context, r WhyRequest) (*diagnose.Scene, diag
 	if q.To, err = f.find(r.To, six); err != nil {
 		return nil, q, err
 	}
+	q.From, q.To = f.card(r.From, q.From, q.To), f.card(r.To, q.To, q.From)
 	f.face(&q, six)
 	if six && q.Proto == protocolOf["icmp"] {
 		q.Proto = 58
@@ -151,6 +152,7 @@ func (f *finder) collect(ctx context.Context) {
 				one := base
 				one.Addr = a
 				one.Subnet, one.Gateway = f.subnet(n, a)
+				one.NoRouter = n.Mode == "isolated"
 				f.scene.Guests = append(f.scene.Guests, one)
 			}
 		}
@@ -298,6 +300,21 @@ func (f *finder) find(text string, six bool) (diagnose.End, error) {
 		return *other, nil
 	}
 	return diagnose.End{}, fmt.Errorf("guest %s: %w; an end is a guest, host, lan, internet or an address", text, spec.ErrNotFound)
+}
+
+// card is the port of a guest with several, that was asked for by its name, which
+// leads to the other end.
+func (f *finder) card(text string, e, other diagnose.End) diagnose.End {
+	if e.Kind != diagnose.Guest || !strings.EqualFold(e.Name, text) {
+		return e
+	}
+	for _, g := range f.scene.Guests {
+		if g.Name == e.Name && g.Addr.IsValid() && g.Addr.Is6() == e.Addr.Is6() && g.Bridge == other.Bridge && other.Kind == diagnose.Guest {
+			return g
+		}
+	}
+	card, _ := diagnose.Card(f.scene.Guests, e, other.Addr)
+	return card
 }
 
 // at is the end that has an address.

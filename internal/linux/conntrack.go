@@ -105,6 +105,17 @@ func isMeant(want, have netip.Addr) bool {
 // conntrack zones than the default are left out. The kernel does most of the
 // choosing; it looks at the whole table, at some six million flows a second.
 func (Conntrack) List(ctx context.Context, q FlowQuery, yield func(Flow) bool) error {
+	return listEntries(ctx, q, func(e entry) bool { return yield(e.Flow) })
+}
+
+// entry is a flow with what the kernel keeps of its state: status are its bits
+// (enum ip_conntrack_status).
+type entry struct {
+	Flow
+	status, mark uint32
+}
+
+func listEntries(ctx context.Context, q FlowQuery, yield func(entry) bool) error {
 	sock, _, err := openAsk(unix.NETLINK_NETFILTER)
 	if err != nil {
 		return fmt.Errorf("list connections: %w", err)
@@ -132,7 +143,7 @@ func (Conntrack) List(ctx context.Context, q FlowQuery, yield func(Flow) bool) e
 }
 
 // listSome reads one datagram of a listing; more is false at its end.
-func listSome(sock *askSocket, q FlowQuery, yield func(Flow) bool) (more bool, err error) {
+func listSome(sock *askSocket, q FlowQuery, yield func(entry) bool) (more bool, err error) {
 	for m, err := range sock.ReceiveIter() {
 		if err != nil {
 			return false, err
@@ -141,7 +152,7 @@ func listSome(sock *askSocket, q FlowQuery, yield func(Flow) bool) (more bool, e
 		case netlink.Done, netlink.Error:
 			return false, errnoOf(m.Data)
 		}
-		if f, ok := decodeFlow(m.Data); ok && q.keeps(f) && !yield(f) {
+		if e, ok := decodeEntry(m.Data); ok && q.keeps(e.Flow) && !yield(e) {
 			return false, nil
 		}
 	}

@@ -22,6 +22,7 @@ const (
 	ctaStatus        = 3
 	ctaCountersOrig  = 9
 	ctaCountersReply = 10
+	ctaMark          = 8
 	ctaID            = 12
 	ctaZone          = 18
 	ctaFilter        = 25
@@ -123,11 +124,15 @@ func encodeCut(f Flow) (family byte, attrs []byte) {
 // decodeFlow reads a message about a flow; false for what is none, or of another
 // zone than the default.
 func decodeFlow(b []byte) (Flow, bool) {
-	var f Flow
+	e, ok := decodeEntry(b)
+	return e.Flow, ok
+}
+
+func decodeEntry(b []byte) (f entry, ok bool) {
 	if len(b) < 4 {
 		return f, false
 	}
-	ok := true
+	ok = true
 	for a := range nftAttrs(b[4:]) {
 		switch a.kind {
 		case ctaTupleOrig:
@@ -135,7 +140,10 @@ func decodeFlow(b []byte) (Flow, bool) {
 		case ctaTupleReply:
 			_, f.ReplySrc, f.ReplyDst, ok = decodeTuple(a.data)
 		case ctaStatus:
-			f.DNAT = a.u32()&statusDNAT != 0
+			f.status = a.u32()
+			f.DNAT = f.status&statusDNAT != 0
+		case ctaMark:
+			f.mark = a.u32()
 		case ctaID:
 			f.ID = a.u32()
 		case ctaZone:

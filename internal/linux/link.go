@@ -28,9 +28,18 @@ type link struct {
 	hardware      uint16 // ARPHRD_*
 	forwards4     bool   // net.ipv4.conf.LINK.forwarding
 	portOf        string // the type of the master
+	port          portDoes
 	counters      Counters
 	reading       uint64 // of kept: which it was read by
 }
+
+// portDoes is what a port of a bridge does with frames, as far as only why asks.
+type portDoes struct {
+	state                                uint8 // BR_STATE_*
+	noLearning, noFlood, noBroad, locked bool
+}
+
+const portLocked = 39 // IFLA_BRPORT_LOCKED in linux/if_link.h
 
 const operUp = 6 // IF_OPER_UP in linux/if.h
 
@@ -114,6 +123,16 @@ func (l *link) parseInfo(info []byte) {
 					l.Hairpin = a.native() != 0
 				case unix.IFLA_BRPORT_ISOLATED:
 					l.Isolated = a.native() != 0
+				case unix.IFLA_BRPORT_STATE:
+					l.port.state = uint8(a.native())
+				case unix.IFLA_BRPORT_LEARNING:
+					l.port.noLearning = a.native() == 0
+				case unix.IFLA_BRPORT_UNICAST_FLOOD:
+					l.port.noFlood = a.native() == 0
+				case unix.IFLA_BRPORT_BCAST_FLOOD:
+					l.port.noBroad = a.native() == 0
+				case portLocked:
+					l.port.locked = a.native() != 0
 				}
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/mdlayher/netlink"
@@ -36,11 +37,17 @@ func (h *Host) Machine(ctx context.Context) (*diagnose.Host, error) {
 	}); err != nil {
 		return nil, err
 	}
+	vlans, err := h.filteredVLANs(links)
+	if err != nil {
+		return nil, err
+	}
 	m := &diagnose.Host{Links: make(map[string]diagnose.Link, len(links))}
 	for _, l := range links {
 		m.Links[l.Name] = diagnose.Link{
 			Index: l.index, Type: l.hardware, Kind: l.Type, Group: l.group, Master: names[l.master], Lower: names[l.lower], Addresses: addresses[l.index],
 			Up: l.Up, Carrier: l.carrier, MAC: l.MAC, MTU: l.MTU, Isolated: l.Isolated, Hairpin: l.Hairpin, Forward4: l.forwards4,
+			NoLearning: l.port.noLearning, NoFlood: l.port.noFlood, NoBroadcast: l.port.noBroad, Locked: l.port.locked, Waits: l.waits(),
+			Filters: l.Filter, VLANs: vlans[l.index], VID: l.VID,
 		}
 	}
 	m.Forward6, m.BridgeCalls4, m.BridgeCalls6 = isOn("ipv6/conf/all/forwarding"), isOn("bridge/bridge-nf-call-iptables"), isOn("bridge/bridge-nf-call-ip6tables")
@@ -49,6 +56,24 @@ func (h *Host) Machine(ctx context.Context) (*diagnose.Host, error) {
 		return r, err == nil
 	}
 	return m, nil
+}
+
+// filteredVLANs are the VLANs of bridges that tell them apart, and of their
+// ports, by index.
+func (h *Host) filteredVLANs(links []link) (map[int]host.VLANSet, error) {
+	if !slices.ContainsFunc(links, func(l link) bool { return l.Filter }) {
+		return nil, nil
+	}
+	return h.rtnl.vlans(0)
+}
+
+// waits is what a port of a bridge does that is up and does not forward
+// (BR_STATE_* in linux/if_bridge.h).
+func (l link) waits() string {
+	if l.portOf != host.TypeBridge || !l.Up || !l.carrier {
+		return ""
+	}
+	return map[uint8]string{1: "listening", 2: "learning", 4: "blocking"}[l.port.state]
 }
 
 // routeFor asks the kernel for the way of a packet. With In it is one that

@@ -3,15 +3,18 @@ package linux
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"drawbridge/internal/diagnose"
+	"drawbridge/internal/host"
 )
 
 // stateFailed is a neighbour that was asked and did not answer (NUD_FAILED).
@@ -20,22 +23,36 @@ const stateFailed = 0x20
 // Scene reads all that a path is explained from, but for the guests' names.
 func (h *Host) Scene(ctx context.Context) (*diagnose.Scene, error) {
 	s := &diagnose.Scene{Listens: listens(ctx)}
+	// Rules come by a socket of their own, and on large hosts take as long as all else.
+	var reading sync.WaitGroup
+	var rulesErr error
+	reading.Go(func() { s.Rules, rulesErr = h.Rules(ctx) })
+	err := h.surroundings(ctx, s)
+	reading.Wait()
+	return s, errors.Join(rulesErr, err)
+}
+
+// surroundings reads links and routes, neighbours, what bridges know, and connections.
+func (h *Host) surroundings(ctx context.Context, s *diagnose.Scene) error {
 	var err error
-	if s.Rules, err = h.Rules(ctx); err != nil {
-		return nil, err
-	}
 	if s.Host, err = h.Machine(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	names := make(map[int]string, len(s.Host.Links))
 	for name, l := range s.Host.Links {
 		names[l.Index] = name
 	}
 	if s.Neighbours, err = h.neighbourhood(names); err != nil {
-		return nil, err
+		return err
 	}
-	s.Learned, err = h.learnedBy(ctx, s.Host.Links)
-	return s, err
+	if err := h.forwarding(s, names); err != nil {
+		return err
+	}
+	s.Tracked, s.TrackedMax = trackedNow()
+	s.Flows = func(proto uint8, from, to netip.Addr) ([]diagnose.Connection, error) {
+		return flowsBetween(ctx, proto, from, to)
+	}
+	return nil
 }
 
 // neighbourhood lists the neighbours of all links by address, those that do not
@@ -65,7 +82,8 @@ func (h *Host) neighbourhood(names map[int]string) (map[string]map[netip.Addr]di
 			return nil, fmt.Errorf("list neighbours: %w", err)
 		}
 		link := names[int(binary.NativeEndian.Uint32(m.Data[4:]))]
-		n.Failed = binary.NativeEndian.Uint16(m.Data[8:])&stateFailed != 0
+		state := binary.NativeEndian.Uint16(m.Data[8:])
+		n.Failed, n.Fixed = state&stateFailed != 0, state&(statePermanent|stateNoARP) != 0
 		if link == "" || !a.IsValid() || !n.Failed && n.MAC == "" {
 			continue
 		}
@@ -77,23 +95,31 @@ func (h *Host) neighbourhood(names map[int]string) (map[string]map[netip.Addr]di
 	return out, nil
 }
 
-// learnedBy is Learned the other way round: the port by bridge and address.
-func (h *Host) learnedBy(ctx context.Context, links map[string]diagnose.Link) (map[string]map[string]string, error) {
-	learned, err := h.Learned(ctx)
+// forwarding fills in what bridges know of hardware addresses.
+func (h *Host) forwarding(s *diagnose.Scene, names map[int]string) error {
+	entries, err := h.rtnl.fdb()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	out := map[string]map[string]string{}
-	for port, macs := range learned {
-		bridge := links[port].Master
-		if out[bridge] == nil {
-			out[bridge] = map[string]string{}
+	s.Learned, s.Places = map[string]map[string]string{}, map[string]map[string][]diagnose.Place{}
+	for _, e := range entries {
+		port := names[e.port]
+		bridge := s.Host.Links[port].Master
+		if s.Host.Links[port].Kind == host.TypeBridge {
+			bridge = port
 		}
-		for _, mac := range macs {
-			out[bridge][mac] = port
+		if bridge == "" {
+			continue
+		}
+		if s.Places[bridge] == nil {
+			s.Learned[bridge], s.Places[bridge] = map[string]string{}, map[string][]diagnose.Place{}
+		}
+		s.Places[bridge][e.mac] = append(s.Places[bridge][e.mac], diagnose.Place{Port: port, VLAN: e.vlan, Fixed: e.fixed, Local: e.local})
+		if !e.fixed && !e.local {
+			s.Learned[bridge][e.mac] = port
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // listens says whether a program hears what comes to a port of the host.

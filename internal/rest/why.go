@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 
@@ -108,7 +109,17 @@ func pathOf(from, to string, a diagnose.Answer) api.Path {
 	names := map[uint8]string{1: "icmp", 6: "tcp", 17: "udp", 58: "icmp", 132: "sctp"}
 	p := api.Path{
 		From: from, To: to, Proto: names[a.Sent.Protocol], Port: a.Sent.TargetPort, Verdict: string(a.Kind), Sentence: a.Sentence, Mend: a.Mend,
-		Steps: []api.PathStep{},
+		Steps: []api.PathStep{}, MTU: a.MTU, Notes: a.Notes,
+	}
+	if f := a.Flow; f != nil {
+		o := f.Connection.Original
+		p.Flow = &api.PathFlow{
+			Verdict: string(f.Kind), Sentence: f.Sentence, Established: f.Connection.State == diagnose.Established, More: f.More,
+			From: netip.AddrPortFrom(o.Source, o.SourcePort).String(), To: netip.AddrPortFrom(o.Target, o.TargetPort).String(),
+		}
+		if f.Kind == diagnose.Accepted && f.Reached.IsValid() {
+			p.Flow.Reaches = f.Reached.String()
+		}
 	}
 	for _, s := range a.Steps {
 		step := api.PathStep{Back: s.Back, Place: string(s.Place()), Where: s.Where, What: s.What, Verdict: string(s.Kind), Owner: string(s.Owner)}
