@@ -130,3 +130,14 @@ func TestPageLoadsFromItselfAndMakesNoMarkup(t *testing.T) {
 		}
 	}
 }
+
+// TestModulesNameEachOtherByPlace: a module that is named from the root is another one
+// than that which the document loaded, with a state of its own that nobody fills.
+func TestModulesNameEachOtherByPlace(t *testing.T) {
+	all, _ := read()
+	for name, f := range all {
+		if path.Ext(name) == ".js" && strings.Contains(string(f.content), prefix) {
+			t.Errorf("%s names a file below %s; say ./FILE", name, prefix)
+		}
+	}
+}

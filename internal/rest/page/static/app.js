@@ -71,7 +71,7 @@ class PictureView {
 // Views that answer questions are loaded when they are first asked for: the picture
 // does not wait for them.
 const asked = {
-  findings: {title: 'Findings', load: () => import('/page/findings.js')}, paths: {title: 'Paths', load: () => import('/page/paths.js')}, advice: {title: 'Advice', load: () => import('/page/advice.js')},
+  findings: {title: 'Findings', load: () => import('./findings.js')}, paths: {title: 'Paths', load: () => import('./paths.js')}, advice: {title: 'Advice', load: () => import('./advice.js')},
 };
 
 class AskedView {
@@ -79,9 +79,10 @@ class AskedView {
   async attach(parent) {
     this.there = true;
     for (let tries = 0; this.there && !this.view; tries++) {
-      try { this.view = new (await asked[this.name].load()).View(); } catch (e) {
+      try { this.view = new (await asked[this.name].load()).View(); } catch {
         // As in boot.js: browsers give up what they load when the host's network changes.
-        if (tries > 5) throw e;
+        // A daemon of another version has this file by another name.
+        if (tries > 5) { location.reload(); return; }
         await new Promise((done) => setTimeout(done, 700));
       }
     }
