@@ -27,6 +27,12 @@ func (c *courier) Back() {
 		c.end(Unknown, "NAT", "", "as whom the packet arrives is not known")
 		return
 	}
+	for _, g := range c.scene.Guests {
+		if c.reached.Kind == Guest && g.Name == c.reached.Name && g.Addr == p.Target {
+			c.end(Dropped, "answer", "", "%s is asked from an address of its own, %s, and answers that to itself: connect to it without going by the host", g.Name, p.Target)
+			return
+		}
+	}
 	card, sure := Card(c.scene.Guests, c.reached, p.Target)
 	if !sure {
 		c.end(Unknown, "answer", "", "%s has another card on network %s: by which it answers %s is not known", c.reached.Name, card.Network, p.Target)

@@ -291,6 +291,9 @@ func (c *country) ask() diagnose.PathQuestion {
 			choice = append(choice, q.From.Gateway.String())
 		}
 		q.To.Addr = netip.MustParseAddr(pick(rnd, choice...))
+		if q.From.Kind == diagnose.Guest {
+			q.From = c.cardTowards(q.From, q.To) // which address it is decides by which card
+		}
 	}
 	return q
 }
