@@ -265,7 +265,8 @@ func (a *accident) bring(phase string) (id, really string) {
 	a.t.Helper()
 	switch phase {
 	case "applying":
-		a.event(a.change, "br0")
+		// The bridge itself is made while the guard starts; the NIC goes in once it stands.
+		a.event(a.change, "enp6s18", "master br0")
 	case "verifying":
 		a.event(a.change, "Deleted", "enp6s18", "192.168.99.66/24")
 	case "waiting":
