@@ -113,6 +113,10 @@ export function ahead() {
 
 function took(topology) {
   measure(topology);
+  // The daemon looks for faults a moment after an event: the picture shows that it has.
+  const names = [topology, ...topology.nodes].flatMap((x) => x.findings || []).map((f) => f.id).join(' ');
+  if (names !== found && state.doctor) refresh('doctor');
+  found = names;
   const now = shapeOf(topology);
   if (now === shape) {
     state.topology = topology;
@@ -155,7 +159,7 @@ function shapeOf(t) {
     ...t.edges.map((e) => [e.id, e.health, e.note, e.finding, e.mark].join('|'))].join('\n');
 }
 
-let shape = '';
+let shape = '', found = '';
 
 // Losing and finding the daemon.
 
