@@ -3,6 +3,8 @@ package diagnose
 import (
 	"fmt"
 	"net/netip"
+
+	"drawbridge/internal/ruleset"
 )
 
 // Back carries the answer.
@@ -112,7 +114,7 @@ func (c *courier) answer() Answer {
 		way += " is answered, and what follows"
 	}
 	owner := ""
-	if c.ended.Owner != "" && c.ended.Chain != nil {
+	if c.ended.Owner != "" && c.ended.Owner != ruleset.Unknown && c.ended.Chain != nil {
 		owner = ", which is " + string(c.ended.Owner) + "'s"
 	}
 	switch a.Kind {
