@@ -284,12 +284,12 @@ func (k *kept) readRules(ctx context.Context) error {
 		return err
 	}
 	if k.tables == nil || now != k.generation {
-		found, err := k.host.rules.observe(ctx, nil)
+		found, at, err := k.host.rules.ours(ctx)
 		if err != nil {
 			return err
 		}
 		// What was changed meanwhile is another generation the next time.
-		k.tables, k.generation, k.sight = found, now, nil
+		k.tables, k.generation, k.sight = found, at, nil
 	}
 	accepts := host.State{}
 	if err := k.host.rules.observeAccepts(ctx, accepts, nil); err != nil {
@@ -359,8 +359,12 @@ func (k *kept) counters() (map[string]Counters, error) {
 	return out, nil
 }
 
-// refreshTalk says what is stale of what was read of neighbours.
+// refreshTalk brings links up to now, and says what is stale of what was read of
+// neighbours.
 func (k *kept) refreshTalk() error {
+	if err := k.refresh(); err != nil {
+		return err
+	}
 	lost, err := k.talk.read(func(_ uint16, data []byte) {
 		bridges := len(data) > 0 && data[0] == unix.AF_BRIDGE
 		k.staleLearned = k.staleLearned || bridges
@@ -376,9 +380,6 @@ func (k *kept) refreshTalk() error {
 func (k *kept) whoIsBehind() (map[string][]string, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.refresh(); err != nil {
-		return nil, err
-	}
 	if err := k.refreshTalk(); err != nil {
 		return nil, err
 	}
@@ -402,9 +403,6 @@ func (k *kept) whoIsBehind() (map[string][]string, error) {
 func (k *kept) everyNeighbour() ([]Neighbour, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if err := k.refresh(); err != nil {
-		return nil, err
-	}
 	if err := k.refreshTalk(); err != nil {
 		return nil, err
 	}

@@ -86,38 +86,53 @@ const observeTries = 4
 func (a *nftAdapter) observe(ctx context.Context, keys []host.Key) (host.State, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var seen host.State
+	seen, _, err := a.observeAt(ctx, keys)
+	if err == nil && keys == nil {
+		seen = maps.Clone(seen)
+	}
+	return seen, err
+}
+
+// ours is what our tables hold, and the generation in which they did: it is only
+// read, as others get the same.
+func (a *nftAdapter) ours(ctx context.Context) (host.State, uint32, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.observeAt(ctx, nil)
+}
+
+// observeAt is observe, whose answer may be what is kept, and the generation before.
+func (a *nftAdapter) observeAt(ctx context.Context, keys []host.Key) (seen host.State, before uint32, err error) {
 	for range observeTries {
 		if err := ctx.Err(); err != nil {
-			return nil, err
+			return nil, 0, err
 		}
-		before, err := a.sock.generation()
-		if err != nil {
-			return nil, err
+		if before, err = a.sock.generation(); err != nil {
+			return nil, 0, err
 		}
 		if a.kept != nil && a.keptAt == before && onlyOurs(keys) {
 			if keys == nil {
-				return maps.Clone(a.kept), nil
+				return a.kept, before, nil
 			}
-			return a.kept.Only(keys), nil
+			return a.kept.Only(keys), before, nil
 		}
 		seen = host.State{}
 		readErr := a.read(keys, seen)
 		if readErr != nil && !errors.Is(readErr, unix.EINTR) {
-			return nil, readErr
+			return nil, 0, readErr
 		}
 		now, err := a.sock.generation()
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if now == before {
 			if keys == nil && readErr == nil && len(seen) <= keptMost {
-				a.kept, a.keptAt = maps.Clone(seen), now
+				a.kept, a.keptAt = seen, now
 			}
 			break
 		}
 	}
-	return seen, nil
+	return seen, before, nil
 }
 
 // onlyOurs says whether all keys are of our tables: those of others are not kept.
