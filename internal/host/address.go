@@ -210,6 +210,21 @@ func (r Rule) Key() Key {
 func (Rule) Needs() []Key { return nil }
 func (Rule) resource()    {}
 
+// FollowsAddress says whether the kernel makes the route by itself for every address, or
+// for a link that is up: what is delivered to the host, broadcast, anycast, multicast.
+// Of IPv6 nobody else can make them: their metric is 0, which a program's route cannot
+// have (1024 is taken instead, inet6_rtm_newroute in net/ipv6/route.c), and they come
+// only when the address was probed.
+func (r Route) FollowsAddress() bool {
+	return r.Protocol == protocolKernel && (r.Table == LocalTable || r.Type != typeUnicast)
+}
+
+// Numbers of linux/rtnetlink.h.
+const (
+	protocolKernel = 2 // RTPROT_KERNEL
+	typeUnicast    = 1 // RTN_UNICAST
+)
+
 // Same says whether two resources are the same, apart from what runs by itself:
 // the rest of a lifetime, which clients extend, and the place among others.
 func Same(a, b Resource) bool { return timeless(a) == timeless(b) }

@@ -27,6 +27,9 @@ func Frame(steps []Step, seen host.State) (scope []host.Key, snapshot, goal host
 		if touched[key] {
 			continue
 		}
+		if route, ok := r.(host.Route); ok && route.FollowsAddress() {
+			continue // it comes back with the address, and in no other way
+		}
 		if diesWith(r, deleted) {
 			touched[key], snapshot[key] = true, r
 		}

@@ -113,6 +113,23 @@ func TestCutsNameThePortsOfADeletedBridge(t *testing.T) {
 	}
 }
 
+// TestLocalRoutesComeWithTheirAddresses: the kernel makes them, at its own time, and of
+// IPv6 nobody else can; a snapshot that had them could not be gone back to.
+func TestLocalRoutesComeWithTheirAddresses(t *testing.T) {
+	p, err := Make(host.NewWish(), host.Ledger{bridge.Key(): {Kind: host.Made}}, host.NewState(bridge))
+	if err != nil {
+		t.Fatal(err)
+	}
+	local := host.Route{Dst: netip.MustParsePrefix("2001:db8::1/128"), Link: "br", Table: host.LocalTable, Protocol: 2, Type: 2}
+	vrf := host.Route{Dst: netip.MustParsePrefix("2001:db8::1/128"), Link: "br", Table: 10, Protocol: 2, Type: 2}
+	subnet := host.Route{Dst: netip.MustParsePrefix("2001:db8::/64"), Link: "br", Table: host.MainTable, Metric: 256, Protocol: 2, Type: 1}
+	given := host.Route{Dst: netip.MustParsePrefix("2001:db8:1::/48"), Link: "br", Table: host.LocalTable, Metric: 1024, Protocol: 3, Type: 2}
+	_, snapshot, _ := Frame(p.Steps, host.NewState(bridge, local, vrf, subnet, given))
+	if want := host.NewState(bridge, subnet, given); !slices.Equal(snapshot.Keys(), want.Keys()) {
+		t.Errorf("the snapshot has %v, not %v", snapshot.Keys(), want.Keys())
+	}
+}
+
 func TestStrangersInOurTableGo(t *testing.T) {
 	hole := host.Element{Table: table, Set: "s", Value: "evil0"}
 	p, err := Make(wish(table, set, elem), host.Ledger{}, host.NewState(table, set, elem, hole))

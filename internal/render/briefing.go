@@ -61,7 +61,7 @@ func (f Facts) brief(name string) []Fact {
 	for _, k := range f.Seen.Keys() {
 		switch r := f.Seen[k].(type) {
 		case host.Route:
-			if movable(r) && r.Protocol != protocolKernel && usesLink(r, name) {
+			if r.Protocol != protocolKernel && usesLink(r, name) {
 				routes = append(routes, routeText(r))
 			}
 		case host.Rule:

@@ -69,7 +69,7 @@ func (bridged) whatMoves(n spec.Network, f Facts) Note {
 	}
 	routes := 0
 	for _, r := range f.Seen {
-		if r, ok := r.(host.Route); ok && movable(r) && r.Protocol != protocolKernel && usesLink(r, nic) {
+		if r, ok := r.(host.Route); ok && r.Protocol != protocolKernel && usesLink(r, nic) {
 			routes++
 		}
 	}
@@ -128,7 +128,7 @@ func (f Facts) moveAll(given host.State, from, to string) {
 	for _, r := range f.Seen {
 		switch r := r.(type) {
 		case host.Route:
-			if !movable(r) || !usesLink(r, from) || ownLinkLocal && isLinkLocalNet(r) {
+			if r.FollowsAddress() || !usesLink(r, from) || ownLinkLocal && isLinkLocalNet(r) {
 				continue
 			}
 			given[r.Key()] = nil
@@ -158,15 +158,8 @@ func shorten(s string, most int) string { return s[:min(len(s), most)] }
 // Numbers of linux/rtnetlink.h and linux/if_addr.h.
 const (
 	protocolKernel = 2 // RTPROT_KERNEL
-	typeUnicast    = 1 // RTN_UNICAST
 	addrLinkLocal  = 3 // IFAPROT_KERNEL_LL
 )
-
-// movable says whether a route is one that has to be carried over: the kernel
-// makes those of the local table, and multicast's, for every address by itself.
-func movable(r host.Route) bool {
-	return r.Protocol != protocolKernel || r.Table != host.LocalTable && r.Type == typeUnicast
-}
 
 func usesLink(r host.Route, link string) bool {
 	return r.Link == link || slices.Contains(strings.Fields(r.Hops), link)
