@@ -105,6 +105,11 @@ func ForwardElements(f spec.Forward, addr netip.Addr) []host.Resource {
 	if len(f.From) > 0 {
 		from = nil
 		for _, p := range f.From {
+			// nft writes a prefix of one address as that address.
+			if p.IsSingleIP() {
+				from = append(from, p.Addr().String())
+				continue
+			}
 			from = append(from, p.String())
 		}
 	}
