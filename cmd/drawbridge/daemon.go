@@ -172,7 +172,7 @@ func runDaemon(ctx context.Context, s settings) error {
 	if why := d.resolved.Absence(ctx); why != nil {
 		log.Info("the host's resolver is not told of guests' names", "why", why)
 	}
-	go giveBack(ctx)
+	go giveBack(ctx, log)
 	log.Info("ready", "socket", s.socket)
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		log.Warn("service manager was not told", "err", err)

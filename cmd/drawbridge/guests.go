@@ -44,7 +44,7 @@ func guestsCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			go giveBack(ctx)
+			go giveBack(ctx, log)
 			if _, err := daemon.SdNotify(true, daemon.SdNotifyReady); err != nil {
 				log.Warn("service manager was not told", "err", err)
 			}
