@@ -42,6 +42,9 @@ async function doIt(page, name = 'Do it') {
   await dialog(page).waitFor({state: 'detached'});
 }
 
+// redCables are those that something is wrong with, and what.
+const redCables = (page) => page.locator('.cable.problem').evaluateAll((list) => list.map(({cable: c}) => `${c.from} to ${c.to}: ${c.note || c.finding}`));
+
 const networks = async () => (await db('network', 'ls', '-o', 'json')).map((n) => n.name);
 
 const tests = {
@@ -310,7 +313,7 @@ const tests = {
     await settled(page);
     await ask('reach');
     await page.locator('.cable').first().waitFor({state: 'attached'});
-    equal(await page.locator('.cable.problem').count(), 0, 'red cables before');
+    equal(await redCables(page), [], 'red cables before');
     await shell('nft "add table inet foreign; add chain inet foreign forward { type filter hook forward priority 5; policy drop; }"');
     const rules = async () => JSON.parse(await shell('nft -j list chain inet foreign forward')).nftables.filter((x) => x.rule).length;
     try {
@@ -365,7 +368,7 @@ const tests = {
       await ask('reach');
       await page.locator('#tabs').getByRole('link', {name: 'Picture'}).click();
       await page.locator('.node.bridge.nat.ok').waitFor();
-      equal(await page.locator('.cable.problem').count(), 0, 'red cables afterwards');
+      equal(await redCables(page), [], 'red cables afterwards');
       await go(page, 'Log');
       // The record has the way back.
       const mended = page.locator('tr', {hasText: 'mend guests-blocked of network default'}).last(), had = await rules();

@@ -120,7 +120,8 @@ func newWorld(ctx context.Context, t *testing.T) *world {
 	w.must(w.host.IP(ctx, "addr add 192.168.99.66/24 dev enp6s18", "link set enp6s18 up", "route add default via 192.168.99.1"))
 	w.must(w.lan.IP(ctx, "addr add 192.168.99.1/24 dev eth0", "link set eth0 up"))
 	w.start(ctx)
-	w.run(ctx, "network", "create", "default", "--ipv6", "off")
+	// Guests call themselves by addresses of their own choice, which nobody else may lease.
+	w.run(ctx, "network", "create", "default", "--ipv6", "off", "--subnet", "192.168.122.0/24", "--dhcp-range", "192.168.122.2-192.168.122.199")
 	w.run(ctx, "network", "create", "lab", "--mode", "isolated", "--subnet", "10.9.0.0/24", "--ipv6", "off")
 	w.guest(ctx, "web", "virbr0", "web")
 	w.guest(ctx, "db", "virbr0", "db")
