@@ -27,6 +27,9 @@ func (c *courier) fromPort(p Packet, from End) bool {
 		if from.NoRouter {
 			return c.end(Dropped, "gateway", "", "network %s is isolated: it tells its guests no way to %s", from.Network, p.Target)
 		}
+		if !from.Subnet.IsValid() {
+			return c.end(Dropped, "gateway", "", "%s of %s is in no subnet of network %s, so no gateway is known to it", from.Addr, from.Name, from.Network)
+		}
 		if !from.Gateway.IsValid() {
 			return c.end(Dropped, "gateway", "", "%s is outside of %s and the network has no gateway", p.Target, from.Subnet)
 		}

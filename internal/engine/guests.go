@@ -62,7 +62,7 @@ func (g *guests) macs(n spec.Network, guest string) []string {
 func (g *guests) addr(n spec.Network, guest string, six bool) (netip.Addr, bool) {
 	macs := g.macs(n, guest)
 	for _, mac := range macs {
-		if l, ok := g.e.leases[leaseKey{n.Name, mac}]; ok && !six {
+		if l, ok := g.e.leases[leaseKey{n.Name, mac}]; ok && !six && fits(n, l) {
 			if a, err := netip.ParseAddr(l.Address); err == nil {
 				return a, true
 			}

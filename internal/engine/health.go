@@ -72,6 +72,7 @@ func (e *Engine) conclude(ctx context.Context, planner *Engine, doc spec.Documen
 	}
 	v.Leases = nameLeases(v.Leases, v.Ports, doc)
 	namePorts(v.Ports, v.Leases)
+	v.Leases = slices.DeleteFunc(v.Leases, func(l Lease) bool { return !fits(doc.Networks[l.Network], l) })
 	fillAddresses(v.Ports, v.Leases, doc)
 	addNeighbours(v.Ports, x.Neighbours)
 	addHeard(v.Ports, seen.heard)

@@ -45,6 +45,9 @@ func (e *Engine) change(ctx context.Context, title string, had, want spec.Docume
 	for _, n := range d.notes {
 		res.Notes = append(res.Notes, string(n))
 	}
+	if stranded, note := e.stranded(ctx, had, d.doc, d.seen); len(stranded) > 0 {
+		res.Cuts, res.Notes = append(res.Cuts, stranded...), append(res.Notes, note)
+	}
 	if d.plan.Risk == plan.RiskHost {
 		res.Files = e.files(ctx, d.plan.Steps)
 		res.Seen = slices.Concat(d.facts, e.ways(ctx, o.PID))

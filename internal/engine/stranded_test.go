@@ -1,0 +1,105 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"drawbridge/internal/engine"
+	"drawbridge/internal/host"
+	"drawbridge/internal/nettest"
+	"drawbridge/internal/spec"
+	"drawbridge/internal/store"
+)
+
+// TestAnotherSubnetStrandsGuests changes the subnet under guests. They are named before it
+// happens, and afterwards nobody is told that an address of the old one leads anywhere.
+func TestAnotherSubnetStrandsGuests(t *testing.T) {
+	m := &machine{t: t, fake: nettest.NewFake(append(nic(), host.Sysctl{Path: "net/netfilter/nf_conntrack_acct", Value: "0"}, host.Sysctl{Path: "net/netfilter/nf_conntrack_events", Value: "1"})...), dir: t.TempDir(), boot: "boot-1"}
+	s, err := store.Open(m.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	ports, err := store.OpenPorts(m.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &around{fakeTaps: fakeTaps{m: m}}
+	e := engine.New(engine.Config{
+		Host: m.fake, Store: s, Ports: ports, Taps: a, Services: a, Log: slog.New(slog.DiscardHandler), Seed: "seed", BootID: m.boot, Guard: idleGuard{}, Flows: noFlows{},
+		Boottime: func() int64 { return 1 }, Now: time.Now, Resolved: func(context.Context) bool { return false },
+	})
+	if err := e.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	set := func(key, value string, o engine.Options) (engine.Result, error) {
+		return e.Do(t.Context(), engine.SetNetwork{Name: "default", Settings: map[string]string{key: value}}, o)
+	}
+	lease := func(mac, addr string) {
+		l := engine.Lease{Network: "default", MAC: mac, Address: addr, Expires: time.Now().Unix() + 3600}
+		a.leases = append(slices.DeleteFunc(a.leases, func(l engine.Lease) bool { return l.MAC == mac }), l)
+		e.LeaseChanged(t.Context(), l, true)
+	}
+	const web, static, away = "52:54:00:00:00:09", "52:54:00:00:00:0a", "52:54:00:00:00:0b"
+	done(t, e, network("default"))
+	for guest, mac := range map[string]string{"web": web, "static": static} {
+		if _, err := e.AttachPort(t.Context(), engine.PortRequest{Network: "default", Guest: guest, MAC: mac, Made: "attach", Owner: -1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lease(web, "192.168.122.57")
+	lease(away, "192.168.122.58") // is not plugged in
+	done(t, e, engine.AddForward{Network: "default", Forwards: []spec.Forward{{Proto: spec.TCP, First: 8080, Last: 8080, Target: "web", TargetPort: 80}}})
+
+	if _, err := set("mtu", "1400", engine.Options{}); err != nil {
+		t.Errorf("another MTU: %v", err)
+	}
+	for _, subnet := range []string{"10.77.0.0/24", "192.168.122.254/24"} {
+		_, err := set("subnet", subnet, engine.Options{})
+		if cut, ok := errors.AsType[*engine.CutError](err); !ok || !slices.Equal(cut.Guests, []string{"web"}) {
+			t.Errorf("subnet %s under web's lease: %v", subnet, err)
+		}
+	}
+	a.neighbours = []engine.Neighbour{{Link: "virbr0", MAC: static, Addr: netip.MustParseAddr("192.168.122.200")}}
+	plan, err := set("subnet", "10.77.0.0/24", engine.Options{DryRun: true})
+	if err != nil || !slices.Equal(plan.Cuts, []string{"static", "web"}) || !slices.ContainsFunc(plan.Notes, func(n string) bool { return strings.Contains(n, "10.77.0.0/24 when they ask DHCP again") }) {
+		t.Errorf("planned: %v, cuts %q, notes %q", err, plan.Cuts, plan.Notes)
+	}
+
+	if _, err := set("subnet", "10.77.0.0/24", engine.Options{CutGuests: true}); err != nil {
+		t.Fatal(err)
+	}
+	leads := func() (netip.Addr, string) {
+		t.Helper()
+		list, err := e.Forwards(t.Context())
+		if err != nil || len(list) != 1 {
+			t.Fatalf("forwards: %+v, %v", list, err)
+		}
+		return list[0].Address, list[0].Waiting
+	}
+	if to, waiting := leads(); to.IsValid() || waiting == "" {
+		t.Errorf("the forward leads to %s, waiting %q", to, waiting)
+	}
+	v, err := e.View(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if nv := v.Networks["default"]; nv.Leases != 0 || len(v.Leases) != 0 {
+		t.Errorf("%d leases of a subnet that is no more: %+v", nv.Leases, v.Leases)
+	}
+	for _, p := range v.Ports {
+		if len(p.Addresses) > 0 {
+			t.Errorf("port of %s: %q", p.Guest, p.Addresses)
+		}
+	}
+	lease(web, "10.77.0.5")
+	if to, waiting := leads(); to != netip.MustParseAddr("10.77.0.5") || waiting != "" {
+		t.Errorf("the forward leads to %s, waiting %q", to, waiting)
+	}
+}
