@@ -6,7 +6,7 @@
 // of the host: all it knows comes from package api.
 //
 // Start reading at Main below; the commands are in network.go, document.go,
-// live.go, change.go and qemu.go, QEMU's bridge helper in bridge.go, the output
+// live.go, change.go and qemu.go, QEMU's bridge helper in bridge_helper.go, the output
 // in output.go and table.go.
 package cli
 
@@ -214,7 +214,7 @@ the host. Every change is planned, verified, and taken back if it goes wrong.`,
 // strict makes an unknown subcommand, a missing one, and a bad flag a usage
 // error: cobra alone prints help and calls it success.
 func strict(c *cobra.Command) {
-	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	c.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return usageError{flagError(c, err)} })
 	if c.HasSubCommands() && c.RunE == nil && c.Run == nil {
 		c.Args = cobra.ArbitraryArgs
 		c.RunE = func(c *cobra.Command, args []string) error {

@@ -202,7 +202,7 @@ var goldens = []struct{ name, args string }{
 	{"session-ls", "session ls"}, {"session-rm", "session rm ab12cd34"},
 	{"token-add", "token add wall --read-only --for 48h"}, {"token-add-bad", "token add wall --for 1ms"}, {"token-ls", "token ls"}, {"token-rm", "token rm wall"},
 	{"unknown", "bogus"}, {"unknown-near", "netwrok ls"}, {"unknown-near-in-group", "forward lst"}, {"unknown-in-group", "network bogus"}, {"group", "network"}, {"unknown-flag", "network ls --bogus"}, {"extra-argument", "network ls all"},
-	{"bad-output", "status -o xml"}, {"help-unknown", "help bogus"}, {"help", "--help"}, {"help-create", "network create --help"},
+	{"bad-output", "status -o xml"}, {"misspelt-flag", "status --ouput json"}, {"bad-number", "network create x --mtu 1500kb"}, {"bad-time", "forward add 80 web --for 2"}, {"bad-moment", "monitor --since foo"}, {"help-unknown", "help bogus"}, {"help", "--help"}, {"help-create", "network create --help"},
 	{"complete-network", "__complete network show d"}, {"complete-mac", "__complete reservation rm default "}, {"complete-set", "__complete network set default m"},
 	{"unreachable", "--socket /nonexistent/socket status"}, {"complete-unreachable", "__complete --socket /nonexistent/socket network show "},
 }

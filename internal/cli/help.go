@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // sections are the groups of commands in the help of the program itself, in the order in
@@ -42,6 +44,28 @@ func unknown(c *cobra.Command, name string) error {
 		return usage("there is no command %q; is it %s?", full, strings.Join(near, " or "))
 	}
 	return usage("there is no command %q; there are %s", full, strings.Join(names(c), ", "))
+}
+
+// flagError says what is wrong with a flag in words of ours: the library gives away
+// which function of Go's refused it.
+func flagError(c *cobra.Command, err error) error {
+	if none, ok := errors.AsType[*pflag.NotExistError](err); ok && none.GetSpecifiedShortnames() == "" {
+		flags := &cobra.Command{SuggestionsMinimumDistance: 2} // it compares names of commands only
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			flags.AddCommand(&cobra.Command{Use: f.Name, Hidden: f.Hidden, Run: func(*cobra.Command, []string) {}})
+		})
+		if near := flags.SuggestionsFor(none.GetSpecifiedName()); len(near) > 0 {
+			return fmt.Errorf("there is no flag --%s; is it --%s?", none.GetSpecifiedName(), strings.Join(near, " or --"))
+		}
+		return fmt.Errorf("there is no flag --%s", none.GetSpecifiedName())
+	}
+	if bad, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		what := map[string]string{"int": "a whole number", "duration": "a time with its unit, such as 90s, 30m or 2h", "bool": "true or false"}[bad.GetFlag().Value.Type()]
+		if what != "" {
+			return fmt.Errorf("--%s %s: this is not %s", bad.GetFlag().Name, bad.GetValue(), what)
+		}
+	}
+	return err
 }
 
 // helpHint is where to read on after a command line that makes no sense.

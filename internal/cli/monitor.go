@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -34,6 +35,8 @@ With -o json it prints one event a line.`,
 					return usage("--since %s: a time that is over, as in 10m", since)
 				}
 				since = a.now().Add(-d).UTC().Format(time.RFC3339Nano)
+			} else if !isMoment(since) {
+				return usage("--since %s: it is neither a time span (10m), a time (2026-11-23T12:00:00Z), nor an event's id", since)
 			}
 			o.Since = since
 			err := a.client.Follow(c.Context(), o, a.printEvent, func(error) {
@@ -51,6 +54,14 @@ With -o json it prints one event a line.`,
 	_ = c.RegisterFlagCompletionFunc("network", a.complete(networkNames))
 	_ = c.RegisterFlagCompletionFunc("kind", fixed(eventKindNames...))
 	return c
+}
+
+// isMoment says whether an event can be looked for by it: nothing, a time, or an id.
+func isMoment(since string) bool {
+	_, err := time.Parse(time.RFC3339Nano, since)
+	run, number, _ := strings.Cut(since, "-")
+	_, odd := strconv.ParseUint(number, 10, 64)
+	return since == "" || err == nil || run != "" && odd == nil
 }
 
 func (a *app) printEvent(e api.Event) error {

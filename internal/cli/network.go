@@ -217,7 +217,7 @@ func (a *app) networkSet() *cobra.Command {
 		Use: "set NAME key=value…", Short: "Change a network, running or not; guests stay plugged in", Args: cobra.MinimumNArgs(2),
 		Long: `Change a network, running or not. Nothing is torn down that need not change.
 
-  mtu=BYTES  domain=DOMAIN  dhcp-range=A-B|off  lease-time=SECONDS  subnet=CIDR  ipv6=auto|off|CIDR
+  mtu=BYTES  domain=DOMAIN  dhcp-range=A-B|off  lease-time=TIME  subnet=CIDR  ipv6=auto|off|CIDR
   autostart=true|false  allow-users=A,B  mode=MODE  bridge=NAME (only while it is stopped)
   vlan=ID|none  vlan-trunk=30,40-49|none`,
 		Example: `  drawbridge network set default mtu=1400 domain=lab.internal

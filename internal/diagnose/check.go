@@ -146,12 +146,16 @@ func networksHave(f *Facts, networks map[spec.NetworkName]bool, link string) boo
 	return false
 }
 
-// Knows says whether there is a guest, a tap or a network of that name.
-func (f *Facts) Knows(name string) bool {
-	if _, ok := f.Document.Networks[spec.NetworkName(name)]; ok {
-		return true
+// Names are all guests, ports and networks that findings can be about.
+func (f *Facts) Names() []string {
+	var names []string
+	for name := range f.Document.Networks {
+		names = append(names, string(name))
 	}
-	return slices.ContainsFunc(f.Ports, func(p Port) bool { return p.Guest == name || p.Tap == name })
+	for _, p := range f.Ports {
+		names = append(names, p.Guest, p.Tap)
+	}
+	return names
 }
 
 // set is the turn of one parameter of the kernel from what it is.

@@ -1,11 +1,13 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"drawbridge/internal/spec"
 )
@@ -206,7 +208,7 @@ var Settings = []Setting{
 	{"mtu", "bytes", "size of the largest packet on the network", setMTU},
 	{"domain", "DOMAIN", "DNS domain of the guests", func(n *spec.Network, v string) error { n.Domain = v; return nil }},
 	{"dhcp-range", "A-B", "addresses given away by DHCP; 'off' for reserved ones only", setRange},
-	{"lease-time", "SECONDS", "how long a guest may keep an address unasked", setLease},
+	{"lease-time", "TIME", "how long a guest may keep an address unasked", setLease},
 	{"subnet", "CIDR", "replaces the subnet of the same family", setSubnet},
 	{"ipv6", "auto|off|CIDR", "IPv6 on the network", setIPv6},
 	{"autostart", "true|false", "start the network at boot", setAutostart},
@@ -251,18 +253,18 @@ func (c SetNetwork) Edit(d spec.Document) (spec.Document, error) {
 	}
 	for name := range c.Settings {
 		if !known[name] {
-			return d, &spec.InvalidError{Field: name, Reason: "no such setting; there are " + settingNames()}
+			return d, &spec.InvalidError{Field: name, Reason: "no such setting" + settingsMeant(name)}
 		}
 	}
 	return d.With(n), nil
 }
 
-func settingNames() string {
+func settingsMeant(name string) string {
 	var names []string
 	for _, s := range Settings {
 		names = append(names, s.Name)
 	}
-	return strings.Join(names, ", ")
+	return cmp.Or(spec.Meant(name, names), "; there are "+strings.Join(names, ", "))
 }
 
 func setMTU(n *spec.Network, v string) error {
@@ -312,11 +314,24 @@ func setRange(n *spec.Network, v string) error {
 }
 
 func setLease(n *spec.Network, v string) error {
-	seconds, err := strconv.Atoi(v)
+	seconds, err := ParseLeaseTime(v)
 	if err != nil {
-		return &spec.InvalidError{Field: "lease-time", Reason: strconv.Quote(v) + " is not a number of seconds"}
+		return err
 	}
 	return editSubnet4(n, "lease-time", func(s *spec.Subnet) { s.LeaseSeconds = seconds })
+}
+
+// ParseLeaseTime reads whole seconds, or a duration of whole seconds such as 1h;
+// *spec.InvalidError otherwise.
+func ParseLeaseTime(text string) (seconds int, err error) {
+	if n, err := strconv.Atoi(text); err == nil {
+		return n, nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d%time.Second != 0 {
+		return 0, &spec.InvalidError{Field: "lease-time", Reason: strconv.Quote(text) + " is neither a number of seconds nor a duration such as 1h"}
+	}
+	return int(d / time.Second), nil
 }
 
 func editSubnet4(n *spec.Network, field string, edit func(*spec.Subnet)) error {

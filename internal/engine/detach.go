@@ -3,6 +3,8 @@ package engine
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"drawbridge/internal/host"
@@ -77,7 +79,7 @@ func (e *Engine) detach(ctx context.Context, all []leaver) {
 		p, live := e.live[l.tap]
 		switch {
 		case !live || twice[l.tap]:
-			l.done <- fmt.Errorf("port %q: %w", l.tap, spec.ErrNotFound)
+			l.done <- fmt.Errorf("port %q: %w%s", l.tap, spec.ErrNotFound, spec.Meant(l.tap, slices.Collect(maps.Keys(e.live))))
 		case !p.Persistent:
 			l.done <- fmt.Errorf("port %q belongs to a running program and goes with it: %w", l.tap, spec.ErrInUse)
 		default:

@@ -165,13 +165,15 @@ func (e *Engine) networkOfGuest(ctx context.Context, doc spec.Document, r Forwar
 		return spec.Network{}, "", &spec.InvalidError{Field: "guest", Reason: fmt.Sprintf("%s is in no subnet of a network", a)}
 	}
 	e.mu.Lock()
-	homes := e.guests(ctx, doc).homes(r.Guest)
+	who := e.guests(ctx, doc)
+	homes, known := who.homes(r.Guest), who.known()
 	e.mu.Unlock()
 	switch len(homes) {
 	case 1:
 		return doc.Networks[homes[0]], "", nil
 	case 0:
-		return guessNetwork(doc, r.Guest)
+		n, note, err := guessNetwork(doc, r.Guest)
+		return n, note + spec.Meant(r.Guest, known), err
 	}
 	var names []string
 	for _, h := range homes {

@@ -131,6 +131,23 @@ func (g *guests) homes(guest string) []spec.NetworkName {
 	return homes
 }
 
+// known are the names of all guests that a forward could lead to.
+func (g *guests) known() []string {
+	var names []string
+	for _, p := range g.e.live {
+		names = append(names, p.Guest)
+	}
+	for _, l := range g.e.leases {
+		names = append(names, l.Hostname)
+	}
+	for _, n := range g.doc.Networks {
+		for _, r := range n.Reservations {
+			names = append(names, r.Hostname)
+		}
+	}
+	return names
+}
+
 func (g *guests) hasMAC(n spec.Network, mac string) bool {
 	for _, p := range g.e.live {
 		if p.MAC == mac && p.Network == string(n.Name) {

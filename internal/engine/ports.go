@@ -168,7 +168,7 @@ func (e *Engine) networkFor(r PortRequest) (spec.Network, error) {
 	if r.Bridge != "" {
 		return spec.Network{}, fmt.Errorf("network with bridge %q: %w", r.Bridge, spec.ErrNotFound)
 	}
-	return spec.Network{}, fmt.Errorf("network %q: %w", r.Network, spec.ErrNotFound)
+	return doc.Network(r.Network)
 }
 
 // nameGuest checks the guest's name and gives it a hardware address: the one

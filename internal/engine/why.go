@@ -299,7 +299,11 @@ func (f *finder) find(text string, six bool) (diagnose.End, error) {
 		}
 		return *other, nil
 	}
-	return diagnose.End{}, fmt.Errorf("guest %s: %w; an end is a guest, host, lan, internet or an address", text, spec.ErrNotFound)
+	there := []string{"host", "lan", "internet"}
+	for _, g := range f.scene.Guests {
+		there = append(there, g.Name)
+	}
+	return diagnose.End{}, fmt.Errorf("guest %s: %w%s; an end is a guest, host, lan, internet or an address", text, spec.ErrNotFound, spec.Meant(text, there))
 }
 
 // card is the port of a guest with several, that was asked for by its name, which

@@ -77,6 +77,18 @@ func (s *Server) openCapture(w http.ResponseWriter, r *http.Request) {
 	s.Log.Info("packets can be read", "link", point.Link, "target", in.Target, "uid", c.peer.UID, "pid", c.peer.PID)
 }
 
+// captureNames are all names that capturePoint knows.
+func captureNames(v engine.View) []string {
+	var names []string
+	for _, p := range v.Ports {
+		names = append(names, p.Tap, p.Guest)
+	}
+	for name := range v.Document.Networks {
+		names = append(names, string(name))
+	}
+	return names
+}
+
 // capturePoint finds what a name means: a port or a guest before a network.
 func capturePoint(v engine.View, target string) (api.CapturePoint, error) {
 	var found []engine.Port
@@ -106,7 +118,7 @@ func capturePoint(v engine.View, target string) (api.CapturePoint, error) {
 	}
 	n, there := v.Document.Networks[spec.NetworkName(target)]
 	if !there {
-		return api.CapturePoint{}, newProblem(http.StatusNotFound, api.CodeNotFound, fmt.Sprintf("there is no guest, port or network %q; see drawbridge port ls", target))
+		return api.CapturePoint{}, newProblem(http.StatusNotFound, api.CodeNotFound, fmt.Sprintf("there is no guest, port or network %q%s; see drawbridge port ls", target, spec.Meant(target, captureNames(v))))
 	}
 	link := n.GuestLink()
 	if _, up := v.State[host.LinkKey(link)]; !up || !n.Started {

@@ -68,8 +68,8 @@ func (s *Server) examine(ctx context.Context, about string) ([]diagnose.Finding,
 	if err != nil {
 		return nil, err
 	}
-	if about != "" && !f.Knows(about) {
-		return nil, fmt.Errorf("guest or network %q: %w", about, spec.ErrNotFound)
+	if known := f.Names(); about != "" && !slices.Contains(known, about) {
+		return nil, fmt.Errorf("guest or network %q: %w%s", about, spec.ErrNotFound, spec.Meant(about, known))
 	}
 	found := diagnose.Examine(f)
 	if about != "" {

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -180,23 +179,11 @@ func subnetFrom(in api.Subnet) (spec.Subnet, error) {
 		}
 	}
 	if in.LeaseTime != "" {
-		if s.LeaseSeconds, err = leaseSeconds(string(in.LeaseTime)); err != nil {
+		if s.LeaseSeconds, err = engine.ParseLeaseTime(string(in.LeaseTime)); err != nil {
 			return spec.Subnet{}, err
 		}
 	}
 	return s, nil
-}
-
-// leaseSeconds reads whole seconds, or a duration of whole seconds.
-func leaseSeconds(text string) (int, error) {
-	if n, err := strconv.Atoi(text); err == nil {
-		return n, nil
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d%time.Second != 0 {
-		return 0, &spec.InvalidError{Field: "lease-time", Reason: strconv.Quote(text) + " is neither a number of seconds nor a duration such as 1h"}
-	}
-	return int(d / time.Second), nil
 }
 
 func reservationFrom(in api.Reservation) (spec.Reservation, error) {

@@ -10,7 +10,6 @@
 package spec
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 )
@@ -29,7 +28,11 @@ type Document struct {
 func (d Document) Network(name NetworkName) (Network, error) {
 	n, ok := d.Networks[name]
 	if !ok {
-		return Network{}, fmt.Errorf("network %q: %w", name, ErrNotFound)
+		var there []string
+		for other := range d.Networks {
+			there = append(there, string(other))
+		}
+		return Network{}, missing("network", string(name), there)
 	}
 	return n.Clone(), nil
 }
