@@ -8,9 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -39,7 +37,8 @@ type settings struct {
 	stateDir, runDir, socket string
 	defaultNetwork           bool
 	ownTables                bool
-	guestsUnit, guardUnit    string
+	guestsUnit               string
+	guardScope               bool
 	coexist                  string
 	logLevel                 slog.Level
 	web                      rest.Web
@@ -81,8 +80,8 @@ func daemonCommand() *cobra.Command {
 	f.BoolVar(&s.defaultNetwork, "default-network", false, "create the NAT network \"default\" if there never was a network")
 	f.BoolVar(&s.ownTables, "own-tables", true, "keep other programs, and nft flush ruleset, out of drawbridge's nftables tables (Linux 6.9)")
 	f.StringVar(&s.coexist, "coexist", "on", "on: make exceptions for guests in other programs' firewalls; observe: only report (see doctor)")
-	f.StringVar(&s.guestsUnit, "guests-unit", "", "systemd unit that runs the guest services (default: a process started by the daemon)")
-	f.StringVar(&s.guardUnit, "guard-unit", "", "systemd unit with @ that guards a change (default: a process started by the daemon)")
+	f.StringVar(&s.guestsUnit, guestsUnitFlag, "", guestsUnitHelp)
+	f.BoolVar(&s.guardScope, "guard-scope", false, "have systemd give the process that guards a change a scope of its own, which the daemon's unit does not end")
 	f.StringVar(&s.web.Listen, "listen", "", "also serve the web page and the API by TCP at ADDRESS:PORT, plain HTTP (default: off until \"drawbridge web\")")
 	f.BoolVar(&s.web.Anywhere, "listen-anywhere", false, "let --listen be no loopback address: others on the network can read along, so put TLS before it")
 	f.StringArrayVar(&origins, "web-origin", nil, "what browsers call the page behind a proxy, such as https://kvm1.example.com (repeatable)")
@@ -95,6 +94,12 @@ func (s *settings) flags(c *cobra.Command) {
 	c.Flags().StringVar(&s.stateDir, "state-dir", defaultStateDir, "where the document, the ledger and the leases are kept")
 	c.Flags().StringVar(&s.runDir, "run-dir", "/run/drawbridge", "where sockets and live ports are kept")
 }
+
+// What the daemon and its guards are told alike.
+const (
+	guestsUnitFlag = "guests-unit"
+	guestsUnitHelp = "systemd unit that runs the guest services (default: a process started by the daemon)"
+)
 
 // absolute makes the folders' names good for the guard and the guest services
 // too, which run elsewhere.
@@ -136,6 +141,11 @@ func runDaemon(ctx context.Context, s settings) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: s.logLevel}))
 	if err := s.absolute(); err != nil {
 		return err
+	}
+	if s.guardScope {
+		if err := killedLast(likeOthers); err != nil {
+			log.Warn("the daemon goes on as its guards do", "err", err)
+		}
 	}
 	d, err := assemble(s, guard.Daemon, log)
 	if err != nil {
@@ -253,43 +263,6 @@ func (d *running) openHost() (err error) {
 		d.host.Handle(hostconf.NewHandsOff(d.runDir, func(note string) { d.log.Warn("host's own network managers", "note", note) }), host.KindUnmanaged)
 	}
 	return nil
-}
-
-// unitSocket is where the guest services listen when systemd runs them; it is
-// what packaging/drawbridge-guests.service says.
-const unitSocket = "/run/drawbridge-guests/control.sock"
-
-func guestServices(s settings, h *linux.Host, log *slog.Logger) (*services.Adapter, error) {
-	program, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	uid, gid := serviceUser()
-	a := &services.Adapter{Socket: filepath.Join(s.runDir, "guests", "control.sock"), Opener: opener{h}, Log: log}
-	a.Spawn = services.Command{
-		Program: program, Socket: a.Socket, StateDir: filepath.Join(s.stateDir, "guests"), UID: uid, GID: gid, Log: os.Stderr,
-	}.Spawn
-	if s.guestsUnit != "" {
-		a.Socket = unitSocket
-		a.Spawn = func(ctx context.Context) error { return hostconf.StartUnit(ctx, s.guestsUnit) }
-	}
-	return a, nil
-}
-
-// serviceUser is the system user that the guest services become, or nobody
-// where it is not installed.
-func serviceUser() (uid, gid int) {
-	const nobody = 65534
-	u, err := user.Lookup("drawbridge-guests")
-	if err != nil {
-		return nobody, nobody
-	}
-	uid, err1 := strconv.Atoi(u.Uid)
-	gid, err2 := strconv.Atoi(u.Gid)
-	if err1 != nil || err2 != nil {
-		return nobody, nobody
-	}
-	return uid, gid
 }
 
 func (d *running) close() {

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
@@ -25,7 +24,7 @@ import (
 )
 
 // guardCommand is the process that takes a change back if the daemon cannot.
-// The daemon or its unit starts it.
+// The daemon starts it.
 func guardCommand() *cobra.Command {
 	var s settings
 	c := &cobra.Command{
@@ -39,10 +38,14 @@ func guardCommand() *cobra.Command {
 		},
 	}
 	s.flags(c)
+	c.Flags().StringVar(&s.guestsUnit, guestsUnitFlag, "", guestsUnitHelp)
 	return c
 }
 
 func runGuard(ctx context.Context, s settings, id string, log *slog.Logger) error {
+	if err := killedLast(lastOfAll); err != nil {
+		log.Debug("may be killed for memory like others", "err", err)
+	}
 	d := &running{settings: s, log: log}
 	defer d.close()
 	if err := d.openHost(); err != nil {
@@ -62,39 +65,51 @@ func runGuard(ctx context.Context, s settings, id string, log *slog.Logger) erro
 			}
 			return j, j.Close, nil
 		},
-		Ready: func() {
-			if _, err := daemon.SdNotify(true, daemon.SdNotifyReady); err != nil {
-				log.Warn("service manager was not told", "err", err)
-			}
-		},
 	}
 	return p.Run(ctx)
 }
 
-// guards starts guards by their unit where there is one, else as processes that
-// go on when the daemon, its session or its terminal ends.
+// guards starts guards as processes that go on when the daemon, its session, its
+// terminal or its unit ends.
+//
+// A unit for them would say the same as the daemon's of what the process may do, and
+// systemd would have to prepare all of it anew before the process runs, which takes as
+// long as all else of a change. What the daemon may not do, its child may not either.
 func guards(s settings, log *slog.Logger) *guard.Guards {
 	return guard.New(s.runDir, func(ctx context.Context, id string) error {
-		if s.guardUnit != "" {
-			return hostconf.StartUnit(ctx, strings.Replace(s.guardUnit, "@.", "@"+id+".", 1))
-		}
 		program, err := os.Executable()
 		if err != nil {
 			return err
 		}
-		cmd := exec.Command(program, "guard", id, "--run-dir", s.runDir, "--state-dir", s.stateDir)
+		cmd := exec.Command(program, "guard", id, "--run-dir", s.runDir, "--state-dir", s.stateDir, "--"+guestsUnitFlag, s.guestsUnit)
 		cmd.Stdout, cmd.Stderr, cmd.Dir = os.Stderr, os.Stderr, "/"
 		cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "NOTIFY_SOCKET=") })
 		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 		if err := cmd.Start(); err != nil {
 			return err
 		}
+		ended := make(chan struct{})
 		go func() {
+			defer close(ended)
 			if err := cmd.Wait(); err != nil {
 				log.Warn("guard ended", "id", id, "err", err)
 			}
 		}()
-		return nil
+		if !s.guardScope {
+			return nil
+		}
+		err = hostconf.StartScope(ctx, hostconf.Scope{
+			// Another one for the same change may come before systemd has forgotten this.
+			Name:        fmt.Sprintf("drawbridge-guard-%s-%d.scope", id, cmd.Process.Pid),
+			Description: "Drawbridge guard of change " + id + ": takes it back if the daemon cannot",
+			PID:         cmd.Process.Pid, Devices: []string{"/dev/net/tun"},
+		})
+		if err != nil {
+			// It would end with the daemon, and must not be taken for one that stands.
+			err = errors.Join(err, cmd.Process.Kill())
+			<-ended
+		}
+		return err
 	})
 }
 

@@ -1,17 +1,22 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
 	"os"
 	"os/signal"
+	"os/user"
 	"path/filepath"
+	"strconv"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"drawbridge/internal/hostconf"
+	"drawbridge/internal/linux"
 	"drawbridge/internal/services"
 )
 
@@ -81,4 +86,41 @@ func controlSocket(inherit bool, socket, stateDir string) (*net.UnixListener, st
 		return nil, "", fmt.Errorf("control socket: %w", err)
 	}
 	return ln, stateDir, nil
+}
+
+// unitSocket is where the guest services listen when systemd runs them; it is
+// what packaging/drawbridge-guests.service says.
+const unitSocket = "/run/drawbridge-guests/control.sock"
+
+func guestServices(s settings, h *linux.Host, log *slog.Logger) (*services.Adapter, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	uid, gid := serviceUser()
+	a := &services.Adapter{Socket: filepath.Join(s.runDir, "guests", "control.sock"), Opener: opener{h}, Log: log}
+	a.Spawn = services.Command{
+		Program: program, Socket: a.Socket, StateDir: filepath.Join(s.stateDir, "guests"), UID: uid, GID: gid, Log: os.Stderr,
+	}.Spawn
+	if s.guestsUnit != "" {
+		a.Socket = unitSocket
+		a.Spawn = func(ctx context.Context) error { return hostconf.StartUnit(ctx, s.guestsUnit) }
+	}
+	return a, nil
+}
+
+// serviceUser is the system user that the guest services become, or nobody
+// where it is not installed.
+func serviceUser() (uid, gid int) {
+	const nobody = 65534
+	u, err := user.Lookup("drawbridge-guests")
+	if err != nil {
+		return nobody, nobody
+	}
+	uid, err1 := strconv.Atoi(u.Uid)
+	gid, err2 := strconv.Atoi(u.Gid)
+	if err1 != nil || err2 != nil {
+		return nobody, nobody
+	}
+	return uid, gid
 }

@@ -132,7 +132,7 @@ func (x *trial) spawn(_ context.Context, id string) error {
 	x.mu.Unlock()
 	log := slog.New(slog.DiscardHandler)
 	p := guard.Process{
-		RunDir: x.dir, ID: id, Log: log, Ready: func() {},
+		RunDir: x.dir, ID: id, Log: log,
 		Runner: txn.Runner{Host: x.fake, Log: log, Boottime: x.clock.Load, BootID: x.boot},
 		Journal: func() (txn.Journal, func() error, error) {
 			s, err := store.Open(x.dir)

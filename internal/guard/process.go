@@ -23,8 +23,6 @@ type Process struct {
 	// Journal opens the journal; it is called with the lock held.
 	Journal func() (j txn.Journal, stop func() error, err error)
 	Log     *slog.Logger
-	// Ready is called once the guard stands.
-	Ready func()
 }
 
 const (
@@ -52,7 +50,6 @@ func (p *Process) Run(ctx context.Context) error {
 	}
 	// For people: the lock is what counts.
 	_, _ = fmt.Fprintln(stands, os.Getpid())
-	p.Ready()
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {

@@ -70,19 +70,27 @@ func turnUnit(ctx context.Context, name, method string, done func(state string) 
 	if err := manager.CallWithContext(ctx, systemdName+".Manager."+method, 0, name, "replace").Err; err != nil {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
+	if err := becomes(ctx, unit, done); err != nil {
+		return fmt.Errorf("%s: %w; see: systemctl status %s", doing, err, name)
+	}
+	return nil
+}
+
+// becomes waits until a unit is as it should be and no job for it is left.
+func becomes(ctx context.Context, unit dbus.BusObject, done func(state string) bool) error {
 	for {
 		state, busy, err := unitState(ctx, unit)
 		switch {
 		case err != nil:
-			return fmt.Errorf("%s: %w", doing, err)
+			return err
 		case done(state) && !busy:
 			return nil
 		case !busy && state != "activating" && state != "deactivating":
-			return fmt.Errorf("%s: it is %s; see: systemctl status %s", doing, state, name)
+			return fmt.Errorf("it is %s", state)
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s: it is %s: %w", doing, state, ctx.Err())
+			return fmt.Errorf("it is %s: %w", state, ctx.Err())
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
