@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"maps"
 	"slices"
 
 	"drawbridge/internal/host"
@@ -64,13 +65,17 @@ func (e *Engine) portsOn(ctx context.Context, n spec.Network, seen host.State) [
 	if err != nil {
 		return ports // the next look asks again
 	}
-	for tap, macs := range learned {
-		l, _ := seen[host.LinkKey(tap)].(host.Link)
-		if _, ours := e.live[tap]; ours || l.Master != n.Bridge {
+	for _, r := range seen {
+		l, _ := r.(host.Link)
+		if _, ours := e.live[l.Name]; ours || l.Master == "" || l.Master != n.Bridge {
 			continue
 		}
+		macs := learned[l.Name]
+		if mac := silentMAC(l, n, maps.Values(e.leases)); mac != "" && len(macs) == 0 {
+			macs = []string{mac}
+		}
 		for _, mac := range macs {
-			ports = append(ports, host.Port{Tap: tap, MAC: mac, Network: string(n.Name)})
+			ports = append(ports, host.Port{Tap: l.Name, MAC: mac, Network: string(n.Name)})
 		}
 	}
 	return ports

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -68,6 +69,9 @@ func (e *Engine) conclude(ctx context.Context, planner *Engine, doc spec.Documen
 	for i, p := range v.Ports {
 		if macs := x.Learned[p.Tap]; p.MAC == "" && len(macs) == 1 {
 			v.Ports[i].MAC = macs[0]
+		} else if p.MAC == "" && len(macs) == 0 {
+			l, _ := facts.Seen[host.LinkKey(p.Tap)].(host.Link)
+			v.Ports[i].MAC = silentMAC(l, doc.Networks[p.Network], slices.Values(v.Leases))
 		}
 	}
 	v.Leases = nameLeases(v.Leases, v.Ports, doc)
@@ -236,6 +240,32 @@ func (e *Engine) portsSeen(doc spec.Document, seen host.State, users map[string]
 		ports = append(ports, p)
 	}
 	return ports
+}
+
+// silentMAC is the hardware address of a guest that the switch has forgotten, as it
+// does after five minutes without a frame: libvirt gives a tap its guest's address with
+// fe in front, so whose lease or reservation has the rest is behind it; else "".
+func silentMAC(tap host.Link, n spec.Network, leases iter.Seq[Lease]) string {
+	rest, ok := strings.CutPrefix(tap.MAC, "fe:")
+	if !ok {
+		return ""
+	}
+	var found []string
+	for l := range leases {
+		if l.Network == n.Name && strings.HasSuffix(l.MAC, ":"+rest) {
+			found = append(found, l.MAC)
+		}
+	}
+	for _, r := range n.Reservations {
+		if strings.HasSuffix(r.MAC, ":"+rest) {
+			found = append(found, r.MAC)
+		}
+	}
+	slices.Sort(found)
+	if found = slices.Compact(found); len(found) != 1 {
+		return ""
+	}
+	return found[0]
 }
 
 // countPort fills in what went over a port.

@@ -13,6 +13,7 @@ import (
 	"drawbridge/internal/engine"
 	"drawbridge/internal/host"
 	"drawbridge/internal/nettest"
+	"drawbridge/internal/plan"
 	"drawbridge/internal/spec"
 	"drawbridge/internal/store"
 )
@@ -46,7 +47,7 @@ func TestAnotherSubnetStrandsGuests(t *testing.T) {
 		a.leases = append(slices.DeleteFunc(a.leases, func(l engine.Lease) bool { return l.MAC == mac }), l)
 		e.LeaseChanged(t.Context(), l, true)
 	}
-	const web, static, away = "52:54:00:00:00:09", "52:54:00:00:00:0a", "52:54:00:00:00:0b"
+	const web, static, away, idle = "52:54:00:00:00:09", "52:54:00:00:00:0a", "52:54:00:00:00:0b", "52:54:00:00:00:0c"
 	done(t, e, network("default"))
 	for guest, mac := range map[string]string{"web": web, "static": static} {
 		if _, err := e.AttachPort(t.Context(), engine.PortRequest{Network: "default", Guest: guest, MAC: mac, Made: "attach", Owner: -1}); err != nil {
@@ -57,19 +58,31 @@ func TestAnotherSubnetStrandsGuests(t *testing.T) {
 	lease(away, "192.168.122.58") // is not plugged in
 	done(t, e, engine.AddForward{Network: "default", Forwards: []spec.Forward{{Proto: spec.TCP, First: 8080, Last: 8080, Target: "web", TargetPort: 80}}})
 
+	// A guest of libvirt's, which the switch has heard nothing of for long.
+	if err := m.fake.Outside(plan.Step{After: host.Link{Name: "vnet9", Type: host.TypeTap, MAC: "fe:54:00:00:00:0c", MTU: 1500, Up: true, Master: "virbr0"}}); err != nil {
+		t.Fatal(err)
+	}
+	a.leases = append(a.leases, engine.Lease{Network: "default", MAC: idle, Address: "192.168.122.59", Hostname: "idle"})
+	e.LeaseChanged(t.Context(), a.leases[len(a.leases)-1], true)
+	if v, err := e.View(t.Context()); err != nil || !slices.ContainsFunc(v.Ports, func(p engine.Port) bool {
+		return p.Tap == "vnet9" && p.Guest == "idle" && p.MAC == idle && slices.Equal(p.Addresses, []string{"192.168.122.59"})
+	}) {
+		t.Errorf("who is behind vnet9: %+v, %v", v.Ports, err)
+	}
+
 	if _, err := set("mtu", "1400", engine.Options{}); err != nil {
 		t.Errorf("another MTU: %v", err)
 	}
 	for _, subnet := range []string{"10.77.0.0/24", "192.168.122.254/24"} {
 		_, err := set("subnet", subnet, engine.Options{})
-		if cut, ok := errors.AsType[*engine.CutError](err); !ok || !slices.Equal(cut.Guests, []string{"web"}) {
+		if cut, ok := errors.AsType[*engine.CutError](err); !ok || !slices.Equal(cut.Guests, []string{"idle", "web"}) {
 			t.Errorf("subnet %s under web's lease: %v", subnet, err)
 		}
 	}
 	a.neighbours = []engine.Neighbour{{Link: "virbr0", MAC: static, Addr: netip.MustParseAddr("192.168.122.200")}}
-	plan, err := set("subnet", "10.77.0.0/24", engine.Options{DryRun: true})
-	if err != nil || !slices.Equal(plan.Cuts, []string{"static", "web"}) || !slices.ContainsFunc(plan.Notes, func(n string) bool { return strings.Contains(n, "10.77.0.0/24 when they ask DHCP again") }) {
-		t.Errorf("planned: %v, cuts %q, notes %q", err, plan.Cuts, plan.Notes)
+	dry, err := set("subnet", "10.77.0.0/24", engine.Options{DryRun: true})
+	if err != nil || !slices.Equal(dry.Cuts, []string{"idle", "static", "web"}) || !slices.ContainsFunc(dry.Notes, func(n string) bool { return strings.Contains(n, "10.77.0.0/24 when they ask DHCP again") }) {
+		t.Errorf("planned: %v, cuts %q, notes %q", err, dry.Cuts, dry.Notes)
 	}
 
 	if _, err := set("subnet", "10.77.0.0/24", engine.Options{CutGuests: true}); err != nil {
