@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -63,7 +64,7 @@ type Extra struct {
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer, extra Extra) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, extra: extra, exec: execQEMU, now: time.Now}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, extra: extra, exec: execQEMU, now: time.Now, resolve: net.DefaultResolver.LookupNetIP}
 	return a.main(ctx, args)
 }
 
@@ -98,6 +99,8 @@ type app struct {
 	// exec replaces the process; tests put something else here.
 	exec func(argv []string) error
 	now  func() time.Time
+	// resolve finds the addresses of a name; network is "ip", as for net.Resolver.LookupNetIP.
+	resolve func(ctx context.Context, network, name string) ([]netip.Addr, error)
 }
 
 // offline opens the door of Extra.Offline for the commands that need no daemon, if no daemon

@@ -2,12 +2,15 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -91,6 +94,12 @@ func (d *daemon) run(t *testing.T, stdin string, args ...string) run {
 	a := &app{
 		stdin: strings.NewReader(stdin), stdout: &out, stderr: &errs, extra: Extra{Version: "1.2.3"},
 		now: func() time.Time { return now }, exec: func([]string) error { return nil },
+		resolve: func(_ context.Context, _, name string) ([]netip.Addr, error) {
+			if name != "www.example.com" {
+				return nil, errors.New("no such host")
+			}
+			return []netip.Addr{netip.MustParseAddr("2001:db8::7"), netip.MustParseAddr("203.0.113.7")}, nil
+		},
 	}
 	t.Setenv("DRAWBRIDGE_SOCKET", d.socket)
 	t.Setenv("LC_ALL", "C.UTF-8")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -20,12 +21,12 @@ func (a *app) whyCommand() *cobra.Command {
 		Long: "Say what becomes of a packet between two ends, and of its answer: from tap to wire over the bridge,\n" +
 			"the routes, and every chain of every firewall on this host, as they are now. Where it ends is said\n" +
 			"with the rule that decides, its owner, and what would mend it.\n\n" +
-			"An end is a guest (name, hardware address or address), host, lan (the router), internet, or any\n" +
-			"address. Without a port it is a ping. The exit code is 0 if the packet arrives and is answered, else 1.\n\n" +
+			"An end is a guest (name, hardware address or address), host, lan (the router), internet, any address,\n" +
+			"or a name that this host can resolve. Without a port it is a ping. The exit code is 0 if the packet arrives and is answered, else 1.\n\n" +
 			"--probe sends one such packet, from the host or as if it came from the guest or the wire, and follows it by\n" +
 			"nftables' tracing; nothing of that stays. Where both differ, the trace is shown.\n\n" +
 			"-o svg draws the path, with where it ends in red.",
-		Example: "  drawbridge why ubuntu-cloud internet\n  drawbridge why lan ubuntu-cloud:80\n  drawbridge why lan host:8080          # a forward\n" +
+		Example: "  drawbridge why ubuntu-cloud internet\n  drawbridge why ubuntu-cloud deb.debian.org:443\n  drawbridge why lan ubuntu-cloud:80\n  drawbridge why lan host:8080          # a forward\n" +
 			"  drawbridge why ubuntu-cloud debian-cloud:53 --proto udp\n  drawbridge why 192.168.99.10 192.168.122.57 -o json\n  drawbridge why lan ubuntu-cloud:80 --probe\n" +
 			"  drawbridge why ubuntu-cloud internet -o svg > path.svg",
 		Annotations: map[string]string{moreForms: "svg"}, ValidArgsFunction: a.completeEnds,
@@ -36,7 +37,7 @@ func (a *app) whyCommand() *cobra.Command {
 				return err
 			}
 			r.Draw = a.format == "svg"
-			p, err := a.client.Why(c.Context(), r)
+			p, err := a.why(c.Context(), r)
 			if err != nil {
 				return err
 			}
@@ -54,6 +55,38 @@ func (a *app) whyCommand() *cobra.Command {
 	c.Flags().StringVar(&r.Proto, "proto", "", "`PROTO`: tcp, udp, sctp or icmp (default: tcp with a port, else a ping)")
 	c.Flags().BoolVar(&r.Probe, "probe", false, "send one such packet, and follow it by the kernel's own tracing")
 	return c
+}
+
+// why asks the daemon, and if it does not know a name of an end, asks again with the address
+// that this host's resolver has for it.
+func (a *app) why(ctx context.Context, r api.WhyRequest) (api.Path, error) {
+	p, err := a.client.Why(ctx, r)
+	if problem, ok := errors.AsType[*api.Problem](err); !ok || problem.Code != api.CodeNotFound {
+		return p, err
+	}
+	var notes []string
+	for _, end := range []*string{&r.From, &r.To} {
+		_, isAddr := netip.ParseAddr(*end)
+		if isAddr == nil || !strings.Contains(*end, ".") {
+			continue
+		}
+		addrs, lookup := a.resolve(ctx, "ip", *end)
+		if lookup != nil || len(addrs) == 0 {
+			continue // it may be the other end that is not known
+		}
+		// IPv4 first: a guest without IPv6 would go by that.
+		slices.SortStableFunc(addrs, func(a, b netip.Addr) int { return a.Unmap().BitLen() - b.Unmap().BitLen() })
+		addr := addrs[0].Unmap().String()
+		notes = append(notes, *end+" is "+addr+" for this host's resolver")
+		*end = addr
+	}
+	if len(notes) == 0 {
+		return p, err
+	}
+	if p, err = a.client.Why(ctx, r); err == nil {
+		p.Notes = append(notes, p.Notes...)
+	}
+	return p, err
 }
 
 // splitEnd takes the port off an end: web:80, 10.0.0.1:80, [fd00::1]:80.

@@ -283,7 +283,7 @@ func (f *finder) find(text string, six bool) (diagnose.End, error) {
 	}
 	var other *diagnose.End
 	for _, g := range f.scene.Guests {
-		if !strings.EqualFold(g.Name, text) && g.MAC != strings.ToLower(text) {
+		if !f.isCalled(g, text) {
 			continue
 		}
 		if g.Addr.IsValid() && g.Addr.Is6() == six {
@@ -304,6 +304,14 @@ func (f *finder) find(text string, six bool) (diagnose.End, error) {
 		there = append(there, g.Name)
 	}
 	return diagnose.End{}, fmt.Errorf("guest %s: %w%s; an end is a guest, host, lan, internet or an address", text, spec.ErrNotFound, spec.Meant(text, there))
+}
+
+// isCalled says whether a guest is meant by a name, also with its network's domain, or by
+// a hardware address.
+func (f *finder) isCalled(g diagnose.End, text string) bool {
+	text = strings.ToLower(strings.TrimSuffix(text, "."))
+	short, in := strings.CutSuffix(text, "."+strings.ToLower(f.doc.Networks[spec.NetworkName(g.Network)].Domain))
+	return g.MAC == text || strings.EqualFold(g.Name, text) || in && strings.EqualFold(g.Name, short)
 }
 
 // card is the port of a guest with several, that was asked for by its name, which
