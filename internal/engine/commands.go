@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"drawbridge/internal/render"
 	"drawbridge/internal/spec"
 )
 
@@ -194,6 +195,7 @@ func keepSettled(n, old spec.Network) spec.Network {
 			n.Subnets = append(n.Subnets, s)
 		}
 	}
+	n.Forwards = render.SettleForwards(n) // before they are compared with those that are there
 	return n
 }
 

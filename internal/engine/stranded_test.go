@@ -18,27 +18,34 @@ import (
 	"drawbridge/internal/store"
 )
 
-// TestAnotherSubnetStrandsGuests changes the subnet under guests. They are named before it
-// happens, and afterwards nobody is told that an address of the old one leads anywhere.
-func TestAnotherSubnetStrandsGuests(t *testing.T) {
-	m := &machine{t: t, fake: nettest.NewFake(append(nic(), host.Sysctl{Path: "net/netfilter/nf_conntrack_acct", Value: "0"}, host.Sysctl{Path: "net/netfilter/nf_conntrack_events", Value: "1"})...), dir: t.TempDir(), boot: "boot-1"}
+// newHost is an engine on a host whose kernel follows connections.
+func newHost(t *testing.T) (e *engine.Engine, m *machine, a *around) {
+	t.Helper()
+	m = &machine{t: t, fake: nettest.NewFake(append(nic(), host.Sysctl{Path: "net/netfilter/nf_conntrack_acct", Value: "0"}, host.Sysctl{Path: "net/netfilter/nf_conntrack_events", Value: "1"})...), dir: t.TempDir(), boot: "boot-1"}
 	s, err := store.Open(m.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
+	t.Cleanup(func() { s.Close() })
 	ports, err := store.OpenPorts(m.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &around{fakeTaps: fakeTaps{m: m}}
-	e := engine.New(engine.Config{
+	a = &around{fakeTaps: fakeTaps{m: m}}
+	e = engine.New(engine.Config{
 		Host: m.fake, Store: s, Ports: ports, Taps: a, Services: a, Log: slog.New(slog.DiscardHandler), Seed: "seed", BootID: m.boot, Guard: idleGuard{}, Flows: noFlows{},
 		Boottime: func() int64 { return 1 }, Now: time.Now, Resolved: func(context.Context) bool { return false },
 	})
 	if err := e.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return e, m, a
+}
+
+// TestAnotherSubnetStrandsGuests changes the subnet under guests. They are named before it
+// happens, and afterwards nobody is told that an address of the old one leads anywhere.
+func TestAnotherSubnetStrandsGuests(t *testing.T) {
+	e, m, a := newHost(t)
 	set := func(key, value string, o engine.Options) (engine.Result, error) {
 		return e.Do(t.Context(), engine.SetNetwork{Name: "default", Settings: map[string]string{key: value}}, o)
 	}

@@ -40,7 +40,7 @@ func Settle(had, want spec.Document, f Facts) (spec.Document, error) {
 		if err := settleSubnets(&n, out, f); err != nil {
 			return out, err
 		}
-		settleForwards(&n)
+		n.Forwards = SettleForwards(n)
 		fresh := !existed || (n.Started && !old.Started) || !slices.Equal(n.Subnets, old.Subnets)
 		if fresh {
 			if err := collide(n, out, f); err != nil {
@@ -69,22 +69,22 @@ func settleNames(n *spec.Network, revision uint64, f Facts) {
 	}
 }
 
-// settleForwards fills in what forwards leave open; a list that leaves nothing
-// open stays the one that it is.
-func settleForwards(n *spec.Network) {
+// SettleForwards fills in what the forwards of a network leave open, whose subnets are
+// settled; a list that leaves nothing open stays the one that it is.
+func SettleForwards(n spec.Network) spec.Forwards {
 	open := func(f spec.Forward) bool { return !f.Listen.IsValid() || f.TargetPort == 0 && f.Proto != spec.ProtoAll }
 	some := false
 	for f := range n.Forwards.All() {
 		some = some || open(f)
 	}
 	if !some {
-		return
+		return n.Forwards
 	}
 	list := n.Forwards.List()
 	for i, f := range list {
 		list[i] = n.SettleForward(f)
 	}
-	n.Forwards = spec.MakeForwards(list...)
+	return spec.MakeForwards(list...)
 }
 
 func settleSubnets(n *spec.Network, d spec.Document, f Facts) error {
