@@ -3,6 +3,7 @@ package dhcp
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -19,8 +20,9 @@ type socketConn struct {
 	udpRaw, packetRaw syscall.RawConn
 	index             int
 	mac               [6]byte
-	gone              atomic.Bool
+	gone, closed      atomic.Bool
 	frame             [128]byte // ReceiveARP's
+	later             func(io.Closer)
 }
 
 // NewConn makes a Conn of two open sockets of a bridge, and owns them from then
@@ -30,8 +32,12 @@ type socketConn struct {
 //   - packet: AF_PACKET, SOCK_RAW, bound to the interface for ARP.
 //
 // Both die with the bridge: one made anew needs sockets opened anew.
-func NewConn(udp, packet *os.File) (Conn, error) {
-	c := &socketConn{}
+//
+// Close gives the packet socket to later, which closes it at some time: that waits
+// for a grace period of the kernel (packet_release, net/packet/af_packet.c; 10 ms
+// measured), and nobody needs to wait for it, as it occupies no address.
+func NewConn(udp, packet *os.File, later func(io.Closer)) (Conn, error) {
+	c := &socketConn{later: later}
 	var err error
 	if c.udp, c.udpRaw, err = adopt(udp); err != nil {
 		packet.Close()
@@ -116,15 +122,13 @@ func (c *socketConn) identify() error {
 	return nil
 }
 
-// Close ends all calls.
+// Close ends all calls. The port is free when it returns.
 func (c *socketConn) Close() error {
-	return errors.Join(ignoreClosed(c.udp.Close()), ignoreClosed(c.packet.Close()))
-}
-
-func ignoreClosed(err error) error {
-	if errors.Is(err, os.ErrClosed) {
+	if c.closed.Swap(true) {
 		return nil
 	}
+	err := errors.Join(c.udp.Close(), c.packet.SetReadDeadline(time.Unix(1, 0)))
+	c.later(c.packet)
 	return err
 }
 
@@ -186,7 +190,7 @@ func (c *socketConn) ReceiveARP() (ARPReply, error) {
 			return fault != unix.EAGAIN && fault != unix.EINTR
 		})
 		switch {
-		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+		case c.closed.Load(), err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
 			return ARPReply{}, fmt.Errorf("receive ARP: %w", net.ErrClosed)
 		case err != nil, fault != nil:
 			if err := c.watchLink(); err != nil {
@@ -213,7 +217,8 @@ func (c *socketConn) watchLink() error {
 	if !up {
 		again = time.Now().Add(time.Second)
 	}
-	if err := c.packet.SetReadDeadline(again); err != nil {
+	// Close may have set a deadline meanwhile, which this one replaced.
+	if err := c.packet.SetReadDeadline(again); err != nil || c.closed.Load() {
 		return fmt.Errorf("receive ARP: %w", net.ErrClosed)
 	}
 	return nil
@@ -279,6 +284,9 @@ func (c *socketConn) Probe(addr netip.Addr) error {
 }
 
 func (c *socketConn) sendFrame(protocol uint16, frame []byte) error {
+	if c.closed.Load() {
+		return net.ErrClosed
+	}
 	to := &unix.SockaddrLinklayer{Protocol: protocol<<8 | protocol>>8, Ifindex: c.index, Halen: 6}
 	copy(to.Addr[:], frame[:6])
 	var fault error

@@ -26,14 +26,17 @@ type link struct {
 	server, guest *nettest.Node
 	dhcp          *Server
 	leases        *Leases
+	stop          context.CancelFunc
 	ended         chan error
+	// later is what Close left to be closed.
+	later chan io.Closer
 }
 
 // newLink makes the bridge virbr0 and serves pool there. The guest's NIC is eth0.
 func newLink(t testing.TB, ctx context.Context, pool host.Pool) *link {
 	t.Helper()
 	nettest.Need(t, nettest.Root, nettest.Namespace, "ip")
-	l := &link{leases: openT(t, filepath.Join(t.TempDir(), "leases")), ended: make(chan error, 1)}
+	l := &link{leases: openT(t, filepath.Join(t.TempDir(), "leases")), ended: make(chan error, 1), later: make(chan io.Closer, 1)}
 	for _, n := range []struct {
 		name string
 		to   **nettest.Node
@@ -54,10 +57,11 @@ func newLink(t testing.TB, ctx context.Context, pool host.Pool) *link {
 	var conn Conn
 	must(t, l.server.Do(func() (err error) {
 		udp, packet := openSockets(t, "virbr0")
-		conn, err = NewConn(udp, packet)
+		conn, err = NewConn(udp, packet, func(c io.Closer) { l.later <- c })
 		return err
 	}))
 	serving, stop := context.WithCancel(ctx)
+	l.stop = stop
 	go func() { l.ended <- l.dhcp.Serve(serving, "virbr0", conn) }()
 	t.Cleanup(stop)
 	return l
@@ -238,6 +242,26 @@ func TestBridgeGoes(t *testing.T) {
 	if l.dhcp.Serving("virbr0") {
 		t.Error("still serving")
 	}
+}
+
+// TestEndWaitsForNoPacketSocket: Serve ends, and nobody has its port any more, while
+// the packet socket is open still.
+func TestEndWaitsForNoPacketSocket(t *testing.T) {
+	ctx := limited(t, 30*time.Second)
+	l := newLink(t, ctx, thePool)
+	l.stop()
+	select {
+	case err := <-l.ended:
+		must(t, err)
+	case <-ctx.Done():
+		t.Fatal("serve waits for its packet socket to be closed")
+	}
+	out, err := l.server.Run(ctx, "ss", "-Hlun", "sport = :67")
+	must(t, err)
+	if out != "" {
+		t.Errorf("the port is still taken: %s", out)
+	}
+	must(t, (<-l.later).Close())
 }
 
 // TestRate is a short run of the measurement; make bench has the long one. The

@@ -46,6 +46,7 @@ type Process struct {
 	dns    *dns.Server
 	ra     *ra.Server
 	snoop  *snoop.Server
+	later  later
 
 	mu      sync.Mutex
 	bridges map[string]*bridge
@@ -236,7 +237,7 @@ func (p *Process) take(ctx context.Context, set socketSet, files []*os.File) err
 func (p *Process) loop(role Role, name string, f, frames *os.File) (func(context.Context) error, error) {
 	switch role {
 	case RoleDHCP:
-		conn, err := dhcp.NewConn(f, frames)
+		conn, err := dhcp.NewConn(f, frames, p.later.close)
 		if err != nil {
 			return nil, err
 		}
