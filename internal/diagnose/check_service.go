@@ -129,7 +129,7 @@ func findRogue(f *Facts) []Finding {
 	}
 	var found []Finding
 	for _, r := range t.Chain("guard").Rules {
-		for _, e := range r.Exprs {
+		for _, e := range r.Counted() {
 			if c, ok := e.(ruleset.Counter); ok && c.Packets > 0 {
 				found = append(found, Finding{
 					Seen: fmt.Sprintf("%d frames dropped by the rule %q", c.Packets, r.Comment),

@@ -67,7 +67,7 @@ func (m *machine) loseLookup(e ruleset.Lookup) {
 // find lists the elements that a key has, or may have, and whether it has one.
 func (w *walk) find(s *ruleset.Set, b, known []byte) (found []*ruleset.Element, in truth) {
 	var rest *ruleset.Element
-	all := s.All()
+	all, partial := s.All()
 	if whole(known) {
 		found, in = w.exact(s, all, b)
 	} else {
@@ -94,7 +94,7 @@ func (w *walk) find(s *ruleset.Set, b, known []byte) (found []*ruleset.Element, 
 			found, in = append(found, rest), yes
 		}
 	}
-	if in == no && s.Partial {
+	if in == no && partial {
 		in = maybe
 	}
 	for _, e := range found {

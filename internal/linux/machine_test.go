@@ -78,7 +78,7 @@ func FuzzRulesDecodeAndWalk(f *testing.F) {
 		r.Tables = append(r.Tables, table)
 		c := &ruleset.Chain{Name: "c", Type: "filter", Hook: "forward"}
 		table.Add(c)
-		item := decodeSetItem(b)
+		item := decodeSetItem(b, &slab{})
 		set := &ruleset.Set{Table: table, Name: "s", KeyLen: 4, Interval: len(b)%2 == 0}
 		set.Elements = joinItems(set, []setItem{item, item})
 		c.Rules = []*ruleset.Rule{{Chain: c, Exprs: decodeExprs(b, map[string]*ruleset.Set{"s": set})}}

@@ -14,6 +14,7 @@ import (
 
 	"drawbridge/internal/host"
 	"drawbridge/internal/plan"
+	"drawbridge/internal/ruleset"
 )
 
 // ourTable is the name of our tables, one in each family.
@@ -41,6 +42,11 @@ type nftAdapter struct {
 	whole struct {
 		mu   sync.Mutex
 		sock *nftSocket
+		kept keptRules
+		// asked counts the questions, and recounted are rules that were read anew for the
+		// last one.
+		asked     uint64
+		recounted map[*ruleset.Rule][]ruleset.Expr
 	}
 	// texts are rules too long to be kept in the kernel, by their hash. After a
 	// restart such a rule is seen as changed, and made again once.

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
@@ -35,9 +34,9 @@ func hookWord(family string, number uint32) string {
 	return fmt.Sprintf("hook %d", number)
 }
 
-// Rules reads all tables of all families and programs, as they were at one
-// moment; tables of iptables-legacy are named if they hold anything. The cost is
-// some milliseconds for ten thousand rules.
+// Rules are all tables of all families and programs, as they were at one moment;
+// tables of iptables-legacy are named if they hold anything. What is given is not to
+// be changed: others have it too. See keptRules for what is read anew and what is not.
 func (h *Host) Rules(ctx context.Context) (*ruleset.Ruleset, error) {
 	return h.rules.everything(ctx, nil)
 }
@@ -48,12 +47,24 @@ func (h *Host) ForeignRules(ctx context.Context) (*ruleset.Ruleset, error) {
 	return h.rules.everything(ctx, func(table string) bool { return table == ourTable })
 }
 
-// everything reads all tables but those that skip names.
+// everything gives all tables but those that skip names.
 func (a *nftAdapter) everything(ctx context.Context, skip func(table string) bool) (*ruleset.Ruleset, error) {
 	a.whole.mu.Lock()
 	defer a.whole.mu.Unlock()
+	a.whole.asked++
+	clear(a.whole.recounted)
+	r, err := a.tablesNow(ctx, skip)
+	if err != nil {
+		return nil, err
+	}
+	// Of what iptables-legacy has there is no generation, and it is quickly read.
+	legacy, err := legacyTables()
+	return &ruleset.Ruleset{Tables: r.Tables, Legacy: legacy}, err
+}
+
+// tablesNow gives the tables that are kept if nothing changed, else it reads them.
+func (a *nftAdapter) tablesNow(ctx context.Context, skip func(table string) bool) (*ruleset.Ruleset, error) {
 	sock := a.whole.sock
-	var r *ruleset.Ruleset
 	for range listTries {
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -62,8 +73,14 @@ func (a *nftAdapter) everything(ctx context.Context, skip func(table string) boo
 		if err != nil {
 			return nil, err
 		}
+		if same, err := a.stillKept(before); err != nil {
+			return nil, err
+		} else if same {
+			return a.whole.kept.without(skip), nil
+		}
 		// What was interrupted or is gone by now shows in the generation, too.
-		if r, err = a.readAll(skip); err != nil && !errors.Is(err, unix.EINTR) && !isGone(err) {
+		w, err := a.readAll(skip)
+		if err != nil && !errors.Is(err, unix.EINTR) && !isGone(err) {
 			return nil, err
 		}
 		now, nowErr := sock.generation()
@@ -71,8 +88,10 @@ func (a *nftAdapter) everything(ctx context.Context, skip func(table string) boo
 			return nil, nowErr
 		}
 		if err == nil && now == before {
-			r.Legacy, err = legacyTables()
-			return r, err
+			if skip == nil {
+				a.whole.kept = w.keep(now)
+			}
+			return w.rules, nil
 		}
 	}
 	return nil, errors.New("read all nftables rules: they change faster than they can be read")
@@ -87,48 +106,54 @@ type tableKey struct {
 type wholeReader struct {
 	*nftAdapter
 	sock   *nftSocket
+	rules  *ruleset.Ruleset
 	tables map[tableKey]*ruleset.Table
+	// marks and bound are what keptRules needs.
+	marks []tableMark
+	bound []boundChain
+	// handles are those of named sets.
+	handles map[*ruleset.Set]uint64
+	// weight is how many rules and elements were read.
+	weight int
+	pool   exprPool
 }
 
-func (a *nftAdapter) readAll(skip func(string) bool) (*ruleset.Ruleset, error) {
-	w := wholeReader{a, a.whole.sock, map[tableKey]*ruleset.Table{}}
-	r := &ruleset.Ruleset{}
-	replies, err := w.sock.get(unix.NFT_MSG_GETTABLE, 0, netlink.Dump, nil)
-	if err != nil {
-		return nil, fmt.Errorf("list nftables tables: %w", err)
+func (a *nftAdapter) readAll(skip func(string) bool) (*wholeReader, error) {
+	w := &wholeReader{nftAdapter: a, sock: a.whole.sock, rules: &ruleset.Ruleset{}, tables: map[tableKey]*ruleset.Table{}, handles: map[*ruleset.Set]uint64{}}
+	var err error
+	if w.marks, err = a.whole.sock.tableMarks(); err != nil {
+		return w, err
 	}
-	for _, reply := range replies {
-		family, known := familyWords[reply.family]
-		if !known {
-			continue
-		}
-		f := fieldsOf(reply.attrs)
-		if skip != nil && skip(f.text(unix.NFTA_TABLE_NAME)) {
+	for _, m := range w.marks {
+		family, known := familyWords[m.family]
+		if !known || skip != nil && skip(m.name) {
 			continue
 		}
 		t := &ruleset.Table{
-			Family: family, Name: f.text(unix.NFTA_TABLE_NAME), Handle: f.u64(nftaTableHandle),
-			Dormant: f.u32(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0, Owned: f.u32(unix.NFTA_TABLE_FLAGS)&tableOwned != 0, Sets: map[string]*ruleset.Set{},
+			Family: family, Name: m.name, Handle: m.handle,
+			Dormant: m.flags&unix.NFT_TABLE_F_DORMANT != 0, Owned: m.flags&tableOwned != 0, Sets: map[string]*ruleset.Set{},
 		}
-		r.Tables = append(r.Tables, t)
-		w.tables[tableKey{reply.family, t.Name}] = t
+		t.Recount = func(r *ruleset.Rule) []ruleset.Expr { return a.recount(m.family, r) }
+		w.rules.Tables = append(w.rules.Tables, t)
+		w.tables[m.tableKey] = t
 	}
 	// The kernel lists by family; handles are given in the order of making.
-	slices.SortStableFunc(r.Tables, func(a, b *ruleset.Table) int { return int(int64(a.Handle) - int64(b.Handle)) })
-	if err := w.chains(); err != nil {
-		return nil, err
+	slices.SortStableFunc(w.rules.Tables, func(a, b *ruleset.Table) int { return int(int64(a.Handle) - int64(b.Handle)) })
+	if err := w.readChains(); err != nil {
+		return w, err
 	}
-	if err := w.sets(); err != nil {
-		return nil, err
+	if err := w.readSets(); err != nil {
+		return w, err
 	}
-	return r, w.rules()
+	return w, w.readRules()
 }
 
-func (w *wholeReader) chains() error {
+func (w *wholeReader) readChains() error {
 	replies, err := w.sock.get(unix.NFT_MSG_GETCHAIN, 0, netlink.Dump, nil)
 	if err != nil {
 		return fmt.Errorf("list nftables chains: %w", err)
 	}
+	w.bound = boundChains(replies)
 	for _, reply := range replies {
 		f := fieldsOf(reply.attrs)
 		t := w.tables[tableKey{reply.family, f.text(unix.NFTA_CHAIN_TABLE)}]
@@ -161,7 +186,7 @@ func devicesOf(hook []byte) []string {
 	return slices.Compact(names)
 }
 
-func (w *wholeReader) rules() error {
+func (w *wholeReader) readRules() error {
 	replies, err := w.sock.get(unix.NFT_MSG_GETRULE, 0, netlink.Dump, nil)
 	if err != nil {
 		return fmt.Errorf("list nftables rules: %w", err)
@@ -177,14 +202,19 @@ func (w *wholeReader) rules() error {
 			continue
 		}
 		_, why, _ := readUserData(f[unix.NFTA_RULE_USERDATA])
-		c.Rules = append(c.Rules, &ruleset.Rule{
-			Chain: c, Handle: f.u64(unix.NFTA_RULE_HANDLE), Comment: why, Exprs: decodeExprs(f[unix.NFTA_RULE_EXPRESSIONS], t.Sets),
-		})
+		rule := &ruleset.Rule{Chain: c, Handle: f.u64(unix.NFTA_RULE_HANDLE), Comment: why, Exprs: w.pool.exprs(f[unix.NFTA_RULE_EXPRESSIONS], t)}
+		c.Rules = append(c.Rules, rule)
+		w.weight++
+		for _, e := range rule.Exprs {
+			if d, ok := e.(ruleset.Dynset); ok {
+				w.filled(reply.family, t.Sets[d.Name])
+			}
+		}
 	}
 	return nil
 }
 
-func (w *wholeReader) sets() error {
+func (w *wholeReader) readSets() error {
 	replies, err := w.sock.get(unix.NFT_MSG_GETSET, 0, netlink.Dump, nil)
 	if err != nil {
 		return fmt.Errorf("list nftables sets: %w", err)
@@ -195,81 +225,79 @@ func (w *wholeReader) sets() error {
 		if t == nil {
 			continue
 		}
-		flags := f.u32(unix.NFTA_SET_FLAGS)
-		s := &ruleset.Set{
-			Table: t, Name: f.text(unix.NFTA_SET_NAME), Anonymous: flags&unix.NFT_SET_ANONYMOUS != 0, Interval: flags&unix.NFT_SET_INTERVAL != 0,
-			Map: flags&unix.NFT_SET_MAP != 0, Objects: flags&unix.NFT_SET_OBJECT != 0, Dynamic: flags&(unix.NFT_SET_EVAL|unix.NFT_SET_TIMEOUT) != 0,
-			KeyType: f.u32(unix.NFTA_SET_KEY_TYPE), KeyLen: f.num(unix.NFTA_SET_KEY_LEN), DataType: f.u32(unix.NFTA_SET_DATA_TYPE), DataLen: f.num(unix.NFTA_SET_DATA_LEN),
-		}
-		s.Verdicts = s.Map && s.DataType == unix.NFT_DATA_VERDICT
-		if concat, ok := find(f[unix.NFTA_SET_DESC], nftaSetDescConcat); ok {
-			for field := range nftAttrs(concat.data) {
-				length, _ := find(field.data, 1 /* NFTA_SET_FIELD_LEN */)
-				s.Fields = append(s.Fields, int(length.u32()))
-			}
-		}
-		count := -1
-		if f[nftaSetCount] != nil {
-			count = f.num(nftaSetCount)
-		}
+		s := decodeRuleSet(t, &f)
 		t.Sets[s.Name] = s
-		if s.Anonymous {
-			w.later(reply.family, s, f.u64(nftaSetHandle))
-			continue
-		}
-		if err := w.elements(reply.family, s, count); err != nil {
-			return err
+		w.handles[s] = f.u64(nftaSetHandle)
+		switch {
+		case s.Anonymous:
+			w.later(reply.family, s)
+		case s.Dynamic:
+			w.fresh(reply.family, s)
+		default:
+			if s.Elements, s.Partial, err = w.elementsOf(reply.family, s, saidCount(&f)); err != nil {
+				return err
+			}
+			w.weight += len(s.Elements)
 		}
 	}
 	return nil
 }
 
-// later has a set that is written in a rule read when somebody asks for what is
-// in it. There may be one for each of ten thousand rules, the kernel goes through
-// all of them to find one by its name (nft_set_lookup), and most rules are never
-// asked. It cannot have changed by then, only be gone with its rule, and its name
-// be another's.
-func (w *wholeReader) later(family byte, s *ruleset.Set, handle uint64) {
-	s.Read = sync.OnceFunc(func() {
-		w.whole.mu.Lock()
-		defer w.whole.mu.Unlock()
-		err := w.elements(family, s, -1)
-		attrs := putText(putText(nil, unix.NFTA_SET_TABLE, s.Table.Name), unix.NFTA_SET_NAME, s.Name)
-		replies, stillErr := w.sock.get(unix.NFT_MSG_GETSET, family, 0, attrs)
-		still := len(replies) == 1
-		if still {
-			found, _ := find(replies[0].attrs, nftaSetHandle)
-			still = found.u64() == handle
+func decodeRuleSet(t *ruleset.Table, f *fields) *ruleset.Set {
+	flags := f.u32(unix.NFTA_SET_FLAGS)
+	s := &ruleset.Set{
+		Table: t, Name: f.text(unix.NFTA_SET_NAME), Anonymous: flags&unix.NFT_SET_ANONYMOUS != 0, Interval: flags&unix.NFT_SET_INTERVAL != 0,
+		Map: flags&unix.NFT_SET_MAP != 0, Objects: flags&unix.NFT_SET_OBJECT != 0, Dynamic: flags&(unix.NFT_SET_EVAL|unix.NFT_SET_TIMEOUT) != 0,
+		KeyType: f.u32(unix.NFTA_SET_KEY_TYPE), KeyLen: f.num(unix.NFTA_SET_KEY_LEN), DataType: f.u32(unix.NFTA_SET_DATA_TYPE), DataLen: f.num(unix.NFTA_SET_DATA_LEN),
+	}
+	s.Verdicts = s.Map && s.DataType == unix.NFT_DATA_VERDICT
+	if concat, ok := find(f[unix.NFTA_SET_DESC], nftaSetDescConcat); ok {
+		for field := range nftAttrs(concat.data) {
+			length, _ := find(field.data, 1 /* NFTA_SET_FIELD_LEN */)
+			s.Fields = append(s.Fields, int(length.u32()))
 		}
-		if err != nil || stillErr != nil || !still {
-			s.Elements, s.Partial = nil, true
-		}
-	})
+	}
+	return s
 }
 
-// elements reads the elements of a set. As in nftView.elements, a listing of a
-// growing hash table may miss some: then the set is Partial.
-func (w *wholeReader) elements(family byte, s *ruleset.Set, count int) error {
+// saidCount is how many elements the kernel says that a set has, -1 if it does not.
+func saidCount(f *fields) int {
+	if f[nftaSetCount] == nil {
+		return -1
+	}
+	return f.num(nftaSetCount)
+}
+
+// elementsOf reads the elements of a set. As in nftView.elements, a listing of a
+// growing hash table may miss some: then they are partial. The kernel counts elements
+// whose time has run out too, until it clears them away: a set that has such is read until
+// no more turn up.
+func (a *nftAdapter) elementsOf(family byte, s *ruleset.Set, count int) (found []ruleset.Element, partial bool, err error) {
 	attrs := putText(putText(nil, unix.NFTA_SET_ELEM_LIST_TABLE, s.Table.Name), unix.NFTA_SET_ELEM_LIST_SET, s.Name)
+	last := -1
 	for range listings {
-		replies, err := w.sock.get(unix.NFT_MSG_GETSETELEM, family, netlink.Dump, attrs)
+		replies, err := a.whole.sock.get(unix.NFT_MSG_GETSETELEM, family, netlink.Dump, attrs)
 		if err != nil {
-			return fmt.Errorf("read elements of nftables set %s %s: %w", s.Table, s.Name, err)
+			return nil, true, fmt.Errorf("read elements of nftables set %s %s: %w", s.Table, s.Name, err)
 		}
 		var items []setItem
+		var bytes slab
 		for _, r := range replies {
 			list, _ := find(r.attrs, unix.NFTA_SET_ELEM_LIST_ELEMENTS)
 			for one := range nftAttrs(list.data) {
-				items = append(items, decodeSetItem(one.data))
+				items = append(items, decodeSetItem(one.data, &bytes))
 			}
 		}
-		s.Elements = joinItems(s, items)
-		s.Partial = len(replies) > 1 && !s.Interval && count >= 0 && len(items) < count
-		if !s.Partial {
-			return nil
+		found = joinItems(s, items)
+		partial = len(replies) > 1 && !s.Interval && count >= 0 && len(items) < count
+		if partial && s.Dynamic && len(items) == last {
+			partial = false
+		}
+		if last = len(items); !partial {
+			break
 		}
 	}
-	return nil
+	return found, partial, nil
 }
 
 type setItem struct {
@@ -277,9 +305,9 @@ type setItem struct {
 	end bool
 }
 
-func decodeSetItem(b []byte) (item setItem) {
+func decodeSetItem(b []byte, into *slab) (item setItem) {
 	f := fieldsOf(b)
-	item.First, item.Last = f.value(unix.NFTA_SET_ELEM_KEY), f.value(nftaSetElemKeyEnd)
+	item.First, item.Last = into.copy(f.value(unix.NFTA_SET_ELEM_KEY)), into.copy(f.value(nftaSetElemKeyEnd))
 	if item.Last == nil {
 		item.Last = item.First
 	}
@@ -290,7 +318,7 @@ func decodeSetItem(b []byte) (item setItem) {
 			verdict := decodeVerdict(v.data)
 			item.Verdict = &verdict
 		} else {
-			item.Data = f.value(unix.NFTA_SET_ELEM_DATA)
+			item.Data = into.copy(f.value(unix.NFTA_SET_ELEM_DATA))
 		}
 	}
 	item.Limited = harmful(f[unix.NFTA_SET_ELEM_EXPR])

@@ -101,3 +101,7 @@ func putU32(b []byte, kind uint16, v uint32) []byte {
 func putNest(b []byte, kind uint16, nested []byte) []byte {
 	return put(b, kind|unix.NLA_F_NESTED, nested)
 }
+
+func putU64(b []byte, kind uint16, v uint64) []byte {
+	return put(b, kind, binary.BigEndian.AppendUint64(nil, v))
+}

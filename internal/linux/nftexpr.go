@@ -77,19 +77,24 @@ func decodeExprs(b []byte, sets map[string]*ruleset.Set) []ruleset.Expr {
 	out := make([]ruleset.Expr, 0, 8)
 	var f fields
 	for one := range nftAttrs(b) {
-		name, _ := find(one.data, unix.NFTA_EXPR_NAME)
-		data, _ := find(one.data, unix.NFTA_EXPR_DATA)
-		f.fill(data.data)
-		e := decodeLoad(name.text(), &f)
-		if e == nil {
-			e = decodeTest(name.text(), &f, sets)
-		}
-		if e == nil {
-			e = decodeAction(name.text(), &f)
-		}
-		out = append(out, e)
+		out = append(out, decodeExpr(one.data, &f, sets))
 	}
 	return out
+}
+
+// decodeExpr reads one; f is room for its attributes.
+func decodeExpr(b []byte, f *fields, sets map[string]*ruleset.Set) ruleset.Expr {
+	name, _ := find(b, unix.NFTA_EXPR_NAME)
+	data, _ := find(b, unix.NFTA_EXPR_DATA)
+	f.fill(data.data)
+	e := decodeLoad(name.text(), f)
+	if e == nil {
+		e = decodeTest(name.text(), f, sets)
+	}
+	if e == nil {
+		e = decodeAction(name.text(), f)
+	}
+	return e
 }
 
 // decodeLoad reads what moves data into registers or out of them.

@@ -43,6 +43,10 @@ type Table struct {
 	Dormant, Owned bool
 	Chains         []*Chain
 	Sets           map[string]*Set
+	// Recount reads the expressions of a rule of the table as they are now, where the
+	// rules were kept since they were read: nobody changed them, and their counters went
+	// on. nil where they have just been read.
+	Recount func(*Rule) []Expr
 	// chains finds a chain by name.
 	chains map[string]*Chain
 }
@@ -88,7 +92,17 @@ type Rule struct {
 	Handle uint64
 	// Comment is what the rule's author wrote beside it.
 	Comment string
-	Exprs   []Expr
+	// Exprs is what the rule does. Its counters may be old: ask Counted for them.
+	Exprs []Expr
+}
+
+// Counted is what the rule does, with its counters as they are now.
+func (r *Rule) Counted() []Expr {
+	isCounter := func(e Expr) bool { _, ok := e.(Counter); return ok }
+	if r.Chain == nil || r.Chain.Table == nil || r.Chain.Table.Recount == nil || !slices.ContainsFunc(r.Exprs, isCounter) {
+		return r.Exprs
+	}
+	return r.Chain.Table.Recount(r)
 }
 
 // Set is a named set or map, or one that is written in a rule.
@@ -102,7 +116,7 @@ type Set struct {
 	Map, Verdicts bool
 	// Objects maps yield the name of an object (counter, quota, limit).
 	Objects bool
-	// Dynamic sets are filled by packets; their elements may time out.
+	// Dynamic sets are filled by packets, or their elements may time out.
 	Dynamic bool
 	// KeyType and DataType are nft's numbers of types, 6 bits a member.
 	KeyType, DataType uint32
@@ -110,21 +124,23 @@ type Set struct {
 	// Fields are the lengths of a concatenation's members, if the set holds
 	// intervals of them.
 	Fields []int
-	// Elements of sets of plain intervals are sorted by First. Ask All for them.
+	// Elements were read with the set, unless there is Read: ask All for them. Those of
+	// sets of plain intervals are sorted by First.
 	Elements []Element
 	// Partial sets have elements that were not read.
 	Partial bool
-	// Read fills in Elements and Partial of a set of which they are read when
-	// somebody asks; nil where they are there. It may be called again.
-	Read func()
+	// Read reads the elements when somebody asks: of a set whose elements come and go
+	// without anybody's doing, or that most likely nobody asks for. nil where Elements
+	// has them.
+	Read func() (elements []Element, partial bool)
 }
 
-// All are the set's elements.
-func (s *Set) All() []Element {
+// All are the set's elements; partial if there are some that were not read.
+func (s *Set) All() (elements []Element, partial bool) {
 	if s.Read != nil {
-		s.Read()
+		return s.Read()
 	}
-	return s.Elements
+	return s.Elements, s.Partial
 }
 
 // Element is one element; an interval reaches from First to Last, both included.

@@ -7,7 +7,7 @@ import (
 // String writes a rule as near to nft's own listing as its expressions allow.
 func (r *Rule) String() string {
 	w := writer{regs: map[int]word{}}
-	for _, e := range r.Exprs {
+	for _, e := range r.Counted() {
 		w.write(e)
 	}
 	w.flush()

@@ -243,7 +243,8 @@ const manyElements = 12
 func elementsText(words []word, s *Set) string {
 	var parts []string
 	// The kernel lists hash sets in an order of its own, another after each boot.
-	inOrder := slices.SortedFunc(slices.Values(s.All()), func(a, b Element) int { return bytes.Compare(a.First, b.First) })
+	all, _ := s.All()
+	inOrder := slices.SortedFunc(slices.Values(all), func(a, b Element) int { return bytes.Compare(a.First, b.First) })
 	for i, e := range inOrder {
 		if i == manyElements {
 			parts = append(parts, fmt.Sprintf("… %d more", len(inOrder)-i))
