@@ -122,7 +122,7 @@ type Edge struct {
 type View struct {
 	// Draw is "" or "graph" for nodes and edges, "text" for lines, "svg" or "mermaid".
 	Draw string
-	// Columns of guests side by side, 1 to 12; 0 leaves it to the daemon (6).
+	// Columns of guests side by side, 1 to 24; 0 leaves it to the daemon (6).
 	Columns int
 	// Fold is how many guests of one network are drawn before the rest is folded;
 	// 0 leaves it to the daemon (30), less than 0 folds nothing.

@@ -19,7 +19,7 @@ import (
 // Drawn has the parameters of everything that is laid out and drawn.
 type Drawn struct {
 	Draw    string `query:"draw" enum:"graph,text,svg,mermaid" doc:"What is answered: nodes and edges (graph), or lines of text, SVG or Mermaid. With a dry run: draw what the change brings and takes away"`
-	Columns int    `query:"columns" minimum:"0" maximum:"12" doc:"How many guests stand side by side; 0 takes 6"`
+	Columns int    `query:"columns" minimum:"0" maximum:"24" doc:"How many guests stand side by side; 0 takes 6"`
 	Fold    int    `query:"fold" minimum:"-1" maximum:"10000" doc:"How many guests of one network are drawn before the rest is folded; 0 takes 30, -1 folds nothing"`
 	Width   int    `query:"width" minimum:"0" maximum:"1000" doc:"Cells of a line of text; 0 for no limit"`
 	ASCII   bool   `query:"ascii" doc:"Draw text with characters of ASCII alone"`

@@ -24,7 +24,7 @@ func (b Box) Middle() Point { return Point{b.X + b.W/2, b.Y + b.H/2} }
 
 // Options of a layout.
 type Options struct {
-	// Columns is how many guests stand side by side, 1 to 12; 0 takes 6.
+	// Columns is how many guests stand side by side, 1 to 24; 0 takes 6.
 	Columns int
 	// Fold is how many guests of one bridge, and doors, are drawn before the rest
 	// is folded into one box; 0 takes 30, less than 0 folds nothing.
@@ -64,7 +64,7 @@ const (
 
 const (
 	usualColumns = 6
-	mostColumns  = 12
+	mostColumns  = 24
 	usualFold    = 30
 	// mostExtra is how many guests beyond the fold are drawn because there is
 	// something about them.

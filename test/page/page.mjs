@@ -116,6 +116,12 @@ const tests = {
     holds(Math.abs((await k()).x - x + 100) < 2, 'it does not follow the mouse');
     await button(page, 'All of it (0)').click();
     equal((await k()).k, was.k, 'all of it');
+    // The next time it is asked for before the document is read, and as it is needed.
+    await page.reload();
+    await settled(page);
+    const [asked, read] = await page.evaluate(() => [performance.getEntriesByType('resource').filter((r) => r.name.includes('/v1/topology')).map((r) => [r.name, r.startTime]), performance.getEntriesByType('navigation')[0].domInteractive]);
+    holds(asked[0][1] < read, `the picture is asked for at ${asked[0][1]} ms, and the document was read at ${read} ms`);
+    equal([...new Set(asked.map(([name]) => name))].length, 1, 'ways in which the picture is asked for');
     return [page, calm];
   },
 

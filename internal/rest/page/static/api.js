@@ -32,10 +32,10 @@ export async function call(method, path, body, {limit = 15000, signal, again = f
   const timeout = AbortSignal.timeout(limit);
   let resp;
   try {
-    resp = await fetch('/v1' + path, {
+    resp = await (method === 'GET' && globalThis.boot.taken(path) || fetch('/v1' + path, {
       method, headers, body: body === undefined ? undefined : JSON.stringify(body), credentials: 'same-origin', redirect: 'error',
       signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
-    });
+    }));
   } catch (e) {
     // Browsers give up requests when the network of their machine changes, which on
     // a KVM host is often: who only reads asks once more before it is a loss.

@@ -176,7 +176,6 @@ async function come(self) {
   live.set('self', self);
   route();
   live.start();
-  live.painted(() => get('/modes').then((modes) => live.set('modes', modes), () => {}));
 }
 
 async function begin() {

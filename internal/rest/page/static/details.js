@@ -4,9 +4,10 @@
 import {ago, h, icon, plural, replace, size, span} from './dom.js';
 import * as act from './actions.js';
 import {get, Problem} from './api.js';
+import {doorsOf} from './layout.js';
 import {mayChange, network, on, port, rateOf, state, summary} from './live.js';
 import {badge} from './lists.js';
-import {doorsOf, traffic} from './picture.js';
+import {traffic} from './picture.js';
 
 export class Details {
   // close is called when the panel of one thing is closed, open with the id of

@@ -119,3 +119,14 @@ function toward(from, to, d) {
   const l = distance(from, to) || 1;
   return [from[0] + (to[0] - from[0]) * d / l, from[1] + (to[1] - from[1]) * d / l];
 }
+
+// doorsOf finds the forwards that lead to each guest, by the guest's id.
+export function doorsOf(topology) {
+  const by = new Map(), doors = new Map(topology.nodes.filter((n) => n.kind === 'forward').map((n) => [n.id, n]));
+  for (const e of topology.edges) {
+    if (e.kind !== 'door' || !doors.has(e.from)) continue;
+    if (!by.has(e.to)) by.set(e.to, []);
+    by.get(e.to).push(doors.get(e.from));
+  }
+  return by;
+}

@@ -42,6 +42,7 @@ const sources = {
   leases: {path: '/leases', kinds: 'lease change'},
   log: {path: '/log?limit=300', kinds: 'change repair port foreign network'},
   doctor: {path: '/doctor?recent=true', kinds: 'change repair foreign drift'},
+  modes: {path: '/modes', kinds: 'none'},
 };
 
 // readLimit is how long an answer may take before the connection counts as lost.
@@ -84,9 +85,9 @@ async function readPart(part) {
   }
 }
 
-// How many guests there were the last time, also before this page was opened: it
-// says how wide the picture shall be and what to fold, so that the first one is
-// the right one.
+// How many guests there were the last time, also before this page was opened: with the
+// form of the window it says how wide the picture shall be and what to fold, so that the
+// first one is the right one.
 const crowdName = 'drawbridge-guests';
 let crowd = 0;
 try { crowd = Number(localStorage.getItem(crowdName)) || 0; } catch { /* then it is asked for again */ }
@@ -96,7 +97,16 @@ try { crowd = Number(localStorage.getItem(crowdName)) || 0; } catch { /* then it
 const drawn = 400;
 let unfolded = false;
 
-const how = () => `?columns=${crowd > 120 ? 12 : crowd > 40 ? 9 : 6}&fold=${unfolded || crowd <= drawn ? -1 : 30}`;
+// widths are how many guests stand side by side. There are few, so that one more guest
+// seldom moves all others.
+const widths = [9, 12, 16, 20, 24];
+// A guest takes 200 pixels by 108 in the picture; beside it and above is room for the rest.
+const form = Math.min(3, Math.max(0.5, (innerWidth - 330) / Math.max(1, innerHeight - 110)));
+
+function how() {
+  const wanted = Math.sqrt(Math.min(crowd, drawn) * form * 108 / 200) + 0.5;
+  return `?columns=${widths.findLast((n) => n <= wanted) || 6}&fold=${unfolded || crowd <= drawn ? -1 : 30}`;
+}
 
 export function unfold() {
   unfolded = true;
@@ -127,6 +137,7 @@ function took(topology) {
   const before = how();
   crowd = topology.nodes.filter((n) => n.kind === 'guest').length;
   try { localStorage.setItem(crowdName, crowd); } catch { /* then not */ }
+  if (!unfolded) globalThis.boot.first('/topology' + how());
   set('topology', topology);
   if (how() !== before) refresh('topology');
 }
@@ -239,10 +250,11 @@ function heard(message) {
 let watched = null;
 export function watch(part) { watched = part; }
 
-// painted calls f once what is in the document is on the screen.
+// painted calls f once what is in the document is on the screen: the frame after the one
+// that it is drawn in begins when that is on its way.
 export function painted(f) {
   if (document.hidden) f();
-  else requestAnimationFrame(() => setTimeout(f));
+  else requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(f)));
 }
 
 const countEvery = 2000, allEvery = 30000;

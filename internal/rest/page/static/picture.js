@@ -3,39 +3,17 @@
 // topology, and what stayed is moved, not made again.
 
 import {h, s, icon, iconPath, rate, replace} from './dom.js';
-import {down, placed} from './layout.js';
+import {across, fit} from './fit.js';
+import {doorsOf, down, placed} from './layout.js';
 import {Traffic} from './traffic.js';
 import {on, state, rateOf, unfold} from './live.js';
 
 const narrow = 760; // pixels; below, the picture goes from top to bottom
 const closest = 2.5, farthest = 0.08;
 
-let fonts = null;
-
-// fit cuts a text to a width in pixels.
-const cut = new Map();
-function fit(text, font, px) {
-  const key = font + px + '\n' + text;
-  fonts ||= document.createElement('canvas').getContext('2d');
-  if (cut.has(key)) return cut.get(key);
-  fonts.font = font;
-  let out = text;
-  if (fonts.measureText(text).width > px) {
-    let low = 0, high = text.length;
-    while (low < high) {
-      const middle = (low + high + 1) >> 1;
-      if (fonts.measureText(text.slice(0, middle) + '…').width <= px) low = middle; else high = middle - 1;
-    }
-    out = text.slice(0, low) + '…';
-  }
-  if (cut.size > 5000) cut.clear();
-  cut.set(key, out);
-  return out;
-}
-
 const pillFont = '600 11px ui-monospace, "DejaVu Sans Mono", monospace';
 const nameFont = '600 13px system-ui, sans-serif', factFont = '11.5px ui-monospace, "DejaVu Sans Mono", monospace';
-const titleFont = {width(text) { fit('', nameFont, 1); fonts.font = nameFont; return fonts.measureText(text).width; }};
+const farFont = '600 22px system-ui, sans-serif'; // that of page.css for names from afar
 
 export class Picture {
   // open is called with the id of a node that is chosen, or null, find with that of
@@ -66,7 +44,7 @@ export class Picture {
       h('span', {class: 'key down'}, 'to the guest'), h('span', {class: 'key up'}, 'from the guest'), h('span', {class: 'key dead'}, 'dead or blocked'), h('span', {class: 'key care'}, 'warning'), h('span', {class: 'key off'}, 'stopped'));
     this.el = h('div', {class: 'picture'}, this.scroller, this.canvas, this.tools, this.legend);
     this.traffic = new Traffic(this.canvas, () => this.view());
-    this.sizes = new ResizeObserver(() => this.resized());
+    this.sizes = new ResizeObserver(() => { if (this.measure()) this.resized(); });
     this.listen();
   }
 
@@ -77,7 +55,7 @@ export class Picture {
     this.sizes.observe(this.el);
     this.leave = on('topology', () => this.draw());
     this.leaveRates = on('traffic topology', () => this.flow());
-    this.resized();
+    if (this.measure()) this.resized();
     if (state.topology) this.draw();
   }
 
@@ -90,8 +68,8 @@ export class Picture {
 
   get slim() { return !this.fixed && this.width < narrow; }
 
-  // measure asks how large the picture is: to ask again after it was changed would have
-  // all of it laid out once more.
+  // measure asks how large the picture is, when that may be new: to ask has the whole
+  // page laid out.
   measure() {
     this.width = this.el.clientWidth;
     this.height = this.el.clientHeight;
@@ -101,7 +79,6 @@ export class Picture {
   view() { return this.slim ? {k: 1, x: 14, y: 14 - this.scroller.scrollTop} : this.at; }
 
   resized() {
-    if (!this.measure()) return;
     this.traffic.resize(this.width, this.height);
     const was = this.el.classList.contains('slim');
     this.el.classList.toggle('slim', this.slim);
@@ -112,7 +89,7 @@ export class Picture {
 
   // draw brings the picture up to the topology.
   draw(topology = state.topology) {
-    if (!topology || !this.measure()) return;
+    if (!topology || !this.width) return;
     const l = this.slim ? down(topology, this.width - 28) : placed(topology);
     this.boxes = l.boxes;
     this.cables = l.cables;
@@ -135,8 +112,8 @@ export class Picture {
   // from afar their ports are not.
   paint() {
     const seen = [...this.boxes.values()].filter((b) => !this.far || b.node.kind !== 'port' || b.h >= 30);
-    keep(this.wires, this.cables, (c) => c.id, (c) => this.makeCable(c), (el, c) => this.paintCable(el, c), this.cableLayer);
-    keep(this.drawn, seen, (b) => b.node.id, (b) => this.makeBox(b), (el, b) => this.paintBox(el, b), this.nodeLayer);
+    keep(this.wires, this.cables, (c) => c.id, () => s('g', {class: 'cable'}, s('path', {class: 'wire'})), (el, c) => this.paintCable(el, c), this.cableLayer);
+    keep(this.drawn, seen, (b) => b.node.id, () => s('g', {class: 'node', role: 'button', tabindex: '-1'}), (el, b) => this.paintBox(el, b), this.nodeLayer);
   }
 
   // flow shows the traffic that was measured: that of ports.
@@ -151,27 +128,6 @@ export class Picture {
     if (this.fixed) return;
     this.traffic.show(this.cables.filter((c) => c.flow).map((c) => ({...c, ...c.flow})));
     for (const [id, b] of this.boxes) if (b.node.kind === 'guest') this.paintRate(this.drawn.get(id), b);
-  }
-
-  makeCable() {
-    const el = s('g', {class: 'cable'}, s('path', {class: 'wire'}));
-    el.addEventListener('pointerenter', (e) => this.tip.show(this.words(el.cable), e.clientX, e.clientY));
-    el.addEventListener('pointermove', (e) => this.tip.move(e.clientX, e.clientY));
-    el.addEventListener('pointerleave', () => this.tip.hide());
-    el.addEventListener('click', () => { if (!this.dragged) this.follow(el.cable); });
-    el.addEventListener('keydown', (e) => {
-      if (e.key !== 'Enter' && e.key !== ' ') return;
-      e.preventDefault();
-      e.stopPropagation();
-      this.follow(el.cable);
-    });
-    el.addEventListener('focus', () => {
-      if (!el.matches(':focus-visible')) return;
-      const r = el.getBoundingClientRect();
-      this.tip.show(this.words(el.cable), r.left + r.width / 2, r.top + r.height / 2);
-    });
-    el.addEventListener('blur', () => this.tip.hide());
-    return el;
   }
 
   // follow leads from a cable to the finding that it is red for, else to what it leads to.
@@ -199,29 +155,6 @@ export class Picture {
     setClass(el, `cable ${c.health} ${c.dashed ? 'dashed' : ''} ${c.kind || ''} ${c.mark || ''}`);
   }
 
-  makeBox() {
-    const el = s('g', {class: 'node', role: 'button', tabindex: '-1'});
-    el.addEventListener('pointerenter', (e) => { if (e.pointerType === 'mouse') this.tip.show(this.words(el.box), e.clientX, e.clientY); });
-    el.addEventListener('pointermove', (e) => this.tip.move(e.clientX, e.clientY));
-    el.addEventListener('pointerleave', () => this.tip.hide());
-    el.addEventListener('click', () => {
-      this.tip.hide();
-      if (this.dragged) return;
-      if (el.box.node.kind === 'more') { unfold(); return; }
-      this.aim(el.box.node.id);
-      this.open(el.box.node.id);
-    });
-    el.addEventListener('focus', () => {
-      this.aim(el.box.node.id);
-      if (!el.matches(':focus-visible')) return;
-      this.reveal(el.box);
-      const r = el.getBoundingClientRect();
-      this.tip.show(this.words(el.box), r.left + r.width / 2, r.bottom + 4);
-    });
-    el.addEventListener('blur', () => this.tip.hide());
-    return el;
-  }
-
   paintBox(el, b) {
     el.box = b;
     const n = b.node, mark = n.mark || '', rail = n.kind === 'bridge' && b.h < 20, pill = b.h < 30;
@@ -241,27 +174,30 @@ export class Picture {
     card.setAttribute('rx', rail || pill ? b.h / 2 : 9);
     const lines = linesOf(n).filter(Boolean);
     if (rail) {
-      const title = n.network || n.name, wide = Math.min(titleFont.width(title), b.w / 2);
-      text('name', 2, -8, fit(title, nameFont, b.w / 2));
-      text('fact', 2 + wide + 10, -8, fit(lines.join(' · '), factFont, Math.max(20, b.w / 2 - 12)));
+      const title = n.network || n.name, font = this.far ? farFont : nameFont, wide = Math.min(across(title, font), b.w / 2);
+      text('name', 2, -8, fit(title, font, b.w / 2));
+      text('fact', 2 + wide + 10, -8, this.far ? '' : fit(lines.join(' · '), factFont, Math.max(20, b.w / 2 - 12)));
       return;
     }
     if (pill) {
       text('name', b.w / 2, b.h / 2 + 4, fit(n.kind === 'forward' ? `${n.listen} → ${n.target}` : n.kind === 'more' ? n.note : n.name, pillFont, b.w - 12));
       return;
     }
-    const glyphs = n.kind !== 'more';
     size(part(el, 'rect', 'edge'), 0, 8, 4, b.h - 16);
-    const left = glyphs ? 36 : 12, room = b.w - left - 8 - (doors ? 52 : 0), middle = n.kind === 'bridge' ? Math.min(b.h, 76) / 2 : b.h / 2;
+    const title = n.kind === 'bridge' && n.network ? n.network : n.kind === 'lan' ? n.name.split(' ')[0] : n.kind === 'more' ? n.note : n.name;
+    if (this.far) { // the name alone, as large as there is room for
+      text('name', 14, b.h / 2 + 8, fit(title, farFont, b.w - 20));
+      return;
+    }
+    const glyphs = n.kind !== 'more', left = glyphs ? 36 : 12, room = b.w - left - 8 - (doors ? 52 : 0), middle = n.kind === 'bridge' ? Math.min(b.h, 76) / 2 : b.h / 2;
     if (glyphs) {
       const glyph = part(el, 'path', 'glyph');
       glyph.setAttribute('d', iconPath(n.kind));
       glyph.setAttribute('transform', `translate(11 ${middle - 9}) scale(.75)`);
     }
     const rated = n.kind === 'guest' && b.h > 56, rows = Math.min(lines.length, b.h > 56 ? 2 : 1) + (rated ? 1 : 0), top = middle - rows * 7.5 + 4.5 + (rated ? 3 : 0);
-    text('name', left, top, fit(n.kind === 'bridge' && n.network ? n.network : n.kind === 'lan' ? n.name.split(' ')[0] : n.kind === 'more' ? n.note : n.name, nameFont, room));
+    text('name', left, top, fit(title, nameFont, room));
     if (rated) el.rateAt = [left, top + 29];
-    if (this.far) return;
     text('fact', left, top + 15, fit(lines[0] || '', factFont, room));
     if (!rated) text('fact more', left, top + 29, fit(rows > 1 ? lines[1] || '' : '', factFont, room));
     if (doors || el.parts.has('door')) replace(part(el, 'g', 'door'), doors ? [s('rect', {x: b.w - 58, y: b.h / 2 - 10, width: 50, height: 20, rx: 10}), s('text', {x: b.w - 33, y: b.h / 2 + 4}, doors.length > 1 ? doors.length + ' doors' : '⇥ ' + doors[0].listen.split(':').pop())] : null);
@@ -363,7 +299,47 @@ export class Picture {
     if (x !== this.at.x || y !== this.at.y || k !== this.at.k) { this.at = {k, x, y}; this.moved = true; this.place(); }
   }
 
+  // heed listens for all boxes and cables at once: to give hundreds of them seven
+  // listeners each took longer than to draw them. It does on HTML, as an element of SVG
+  // that listens to focus is one that Tab stops at.
+  heed(el) {
+    const of = (e) => e.target.closest('.node, .cable');
+    const crossed = (e) => (of(e)?.contains(e.relatedTarget) ? null : of(e));
+    el.addEventListener('pointerover', (e) => {
+      const x = crossed(e);
+      if (x && (x.cable || e.pointerType === 'mouse')) this.tip.show(this.words(x.box || x.cable), e.clientX, e.clientY);
+    });
+    el.addEventListener('pointerout', (e) => { if (crossed(e)) this.tip.hide(); });
+    el.addEventListener('pointermove', (e) => { if (of(e)) this.tip.move(e.clientX, e.clientY); });
+    el.addEventListener('click', (e) => { if (of(e)) this.pick(of(e)); });
+    el.addEventListener('focusin', (e) => {
+      const x = of(e);
+      if (x?.box) this.aim(x.box.node.id);
+      if (!x?.matches(':focus-visible')) return;
+      if (x.box) this.reveal(x.box);
+      const r = x.getBoundingClientRect();
+      this.tip.show(this.words(x.box || x.cable), r.left + r.width / 2, x.box ? r.bottom + 4 : r.top + r.height / 2);
+    });
+    el.addEventListener('focusout', () => this.tip.hide());
+    el.addEventListener('keydown', (e) => {
+      const x = of(e);
+      if (!x?.cable) this.key(e);
+      else if (e.key === 'Enter' || e.key === ' ') { e.preventDefault(); e.stopPropagation(); this.follow(x.cable); }
+    });
+  }
+
+  // pick is a click on a box or a cable.
+  pick({box, cable}) {
+    this.tip.hide();
+    if (this.dragged) return;
+    if (cable) { this.follow(cable); return; }
+    if (box.node.kind === 'more') { unfold(); return; }
+    this.aim(box.node.id);
+    this.open(box.node.id);
+  }
+
   listen() {
+    this.heed(this.space);
     const el = this.el, fingers = new Map();
     let pinch = 0;
     el.addEventListener('wheel', (e) => {
@@ -392,7 +368,6 @@ export class Picture {
     });
     for (const over of ['pointerup', 'pointercancel']) el.addEventListener(over, (e) => { fingers.delete(e.pointerId); pinch = 0; setTimeout(() => { this.dragged = false; }); });
     this.scroller.addEventListener('scroll', () => { if (!this.traffic.running) this.traffic.wake(); }, {passive: true});
-    this.front.addEventListener('keydown', (e) => this.key(e));
   }
 
   // aim makes one box the one that Tab comes to.
@@ -515,15 +490,4 @@ function linesOf(n) {
 function spoken(n) {
   const kind = {bridge: 'switch', lan: 'LAN', nic: 'NIC', forward: 'door', host: 'this host', more: 'folded guests'}[n.kind] || n.kind;
   return [kind, n.kind === 'more' ? n.note : n.name, n.network && n.network !== n.name ? 'network ' + n.network : '', n.mode, n.target && 'to ' + n.target, ...n.addresses, n.health === 'ok' ? '' : n.health, n.kind === 'more' ? '' : n.note].filter(Boolean).join(', ');
-}
-
-// doorsOf finds the forwards that lead to each guest, by the guest's id.
-export function doorsOf(topology) {
-  const by = new Map(), doors = new Map(topology.nodes.filter((n) => n.kind === 'forward').map((n) => [n.id, n]));
-  for (const e of topology.edges) {
-    if (e.kind !== 'door' || !doors.has(e.from)) continue;
-    if (!by.has(e.to)) by.set(e.to, []);
-    by.get(e.to).push(doors.get(e.from));
-  }
-  return by;
 }

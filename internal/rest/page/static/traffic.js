@@ -15,6 +15,7 @@ export class Traffic {
     this.lines = [];
     this.calm = matchMedia('(prefers-reduced-motion: reduce)');
     this.running = false;
+    this.clean = true;
     this.calm.addEventListener('change', () => this.wake());
     document.addEventListener('visibilitychange', () => this.wake());
   }
@@ -50,6 +51,8 @@ export class Traffic {
   }
 
   clear() {
+    if (this.clean) return; // nothing was drawn yet, and there need be nothing to draw on
+    this.clean = true;
     const ctx = this.canvas.getContext('2d');
     ctx.setTransform(1, 0, 0, 1, 0, 0);
     ctx.clearRect(0, 0, this.canvas.width, this.canvas.height);
@@ -66,6 +69,7 @@ export class Traffic {
 
   draw(now) {
     this.clear();
+    this.clean = false;
     const ctx = this.canvas.getContext('2d'), {k, x, y} = this.view();
     ctx.setTransform(this.dpr * k, 0, 0, this.dpr * k, this.dpr * x, this.dpr * y);
     const seen = {left: -x / k, top: -y / k, right: (this.w - x) / k, bottom: (this.h - y) / k};
