@@ -2,11 +2,11 @@ package rest
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"reflect"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -143,8 +143,8 @@ func (s *Server) done(ctx context.Context, how Changing, change func() (engine.R
 	return out, err
 }
 
-// writeOpenAPI writes the description once: it never changes while we run.
-func (s *Server) writeOpenAPI() error {
+// correctOpenAPI takes out of the description what is not so.
+func (s *Server) correctOpenAPI() {
 	spec := s.huma.OpenAPI()
 	// The library registers its own form of errors, which we never answer with.
 	delete(spec.Components.Schemas.Map(), "ErrorModel")
@@ -159,15 +159,20 @@ func (s *Server) writeOpenAPI() error {
 			}
 		}
 	}
-	var err error
-	if s.openAPI, err = json.MarshalIndent(spec, "", "  "); err != nil {
-		return fmt.Errorf("describe the API: %w", err)
-	}
-	if s.openYAML, err = spec.YAML(); err != nil {
-		return fmt.Errorf("describe the API: %w", err)
-	}
-	return nil
 }
 
-// OpenAPI is the description of all calls (OpenAPI 3.1), in YAML.
-func (s *Server) OpenAPI() []byte { return s.openYAML }
+// describe serves the description of all calls (OpenAPI 3.1). It is written once,
+// as it never changes while we run, and only if somebody asks: hardly anybody does,
+// and it is a third of a MiB.
+func (s *Server) describe(kind string, write func(*huma.OpenAPI) ([]byte, error)) http.HandlerFunc {
+	written := sync.OnceValues(func() ([]byte, error) { return write(s.huma.OpenAPI()) })
+	return func(w http.ResponseWriter, r *http.Request) {
+		text, err := written()
+		if err != nil {
+			s.refuse(w, r, fmt.Errorf("describe the API: %w", err))
+			return
+		}
+		w.Header().Set("Content-Type", kind)
+		_, _ = w.Write(text)
+	}
+}

@@ -17,6 +17,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -129,14 +130,10 @@ type Config struct {
 // Server answers the calls of package api.
 type Server struct {
 	Config
-	started  time.Time
-	http     *http.Server
-	mux      *http.ServeMux
-	huma     huma.API
-	openAPI  []byte
-	openYAML []byte
-	// broken says why the description could not be written.
-	broken error
+	started time.Time
+	http    *http.Server
+	mux     *http.ServeMux
+	huma    huma.API
 	// adminGID is -1 where the group does not exist: then only root may.
 	adminGID int
 	runID    string
@@ -188,7 +185,7 @@ func New(c Config) *Server {
 	s.stop, s.stopAll = context.WithCancel(context.Background())
 	s.huma = humago.New(s.mux, s.humaConfig())
 	s.register()
-	s.broken = s.writeOpenAPI()
+	s.correctOpenAPI()
 	s.http = &http.Server{
 		Handler:           s.outermost(s.mux),
 		ReadHeaderTimeout: c.HeaderTimeout,
@@ -207,9 +204,6 @@ const grace = 10 * time.Second
 // Serve answers on l, a unix listener, until ctx ends. Then it ends watchers,
 // lets other calls finish, closes l and returns nil.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	if s.broken != nil {
-		return s.broken
-	}
 	defer s.unwatch()
 	var looking sync.WaitGroup
 	if s.LookOut && s.Doctor != nil {
@@ -265,14 +259,10 @@ func (s *Server) register() {
 	s.registerCapture()
 	s.registerWhy()
 	s.registerWeb()
-	s.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/openapi+json")
-		_, _ = w.Write(s.openAPI)
-	})
-	s.mux.HandleFunc("GET /openapi.yaml", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/openapi+yaml")
-		_, _ = w.Write(s.openYAML)
-	})
+	s.mux.HandleFunc("GET /openapi.json", s.describe("application/openapi+json", func(spec *huma.OpenAPI) ([]byte, error) {
+		return json.MarshalIndent(spec, "", "  ")
+	}))
+	s.mux.HandleFunc("GET /openapi.yaml", s.describe("application/openapi+yaml", (*huma.OpenAPI).YAML))
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, &api.Problem{
 			Status: http.StatusNotFound, Code: api.CodeNotFound,
