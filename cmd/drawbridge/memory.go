@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime/debug"
 	"runtime/metrics"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,13 +17,14 @@ import (
 
 // A process has come to rest when it allocated less than restBytes in a
 // restTime, and it is worth the few milliseconds to give memory back once
-// workBytes were allocated since it was done last. idleTime is how often a
-// process at rest looks whether it worked.
+// workBytes were allocated since it was done last, or mappedBytes mapped.
+// idleTime is how often a process at rest looks whether it worked.
 const (
-	idleTime  = 2 * time.Second
-	restTime  = 500 * time.Millisecond
-	restBytes = 256 << 10
-	workBytes = 1 << 20
+	idleTime    = 2 * time.Second
+	restTime    = 500 * time.Millisecond
+	restBytes   = 256 << 10
+	workBytes   = 1 << 20
+	mappedBytes = 2 << 20
 )
 
 // giveBack returns memory to the system when the process comes to rest, until
@@ -32,7 +34,7 @@ const (
 func giveBack(ctx context.Context, log *slog.Logger) {
 	timer := time.NewTimer(restTime)
 	defer timer.Stop()
-	var last, freed uint64
+	var last, freed, kept uint64
 	for {
 		select {
 		case <-ctx.Done():
@@ -40,20 +42,26 @@ func giveBack(ctx context.Context, log *slog.Logger) {
 		case <-timer.C:
 		}
 		now := allocated()
-		if now-last < restBytes && now-freed > workBytes {
-			debug.FreeOSMemory()
-			if err := letGo(); err != nil {
-				log.Debug("the program's own pages stay", "err", err)
-			}
-			now = allocated()
-			freed = now
-		}
+		worked, touched := now-freed > workBytes, fileBytes() > kept+mappedBytes
+		resting := now-last < restBytes
 		last = now
-		if now-freed > workBytes {
-			timer.Reset(restTime)
-		} else {
+		switch {
+		case !worked && !touched:
 			timer.Reset(idleTime)
+			continue
+		case !resting:
+			timer.Reset(restTime)
+			continue
 		}
+		if worked {
+			debug.FreeOSMemory()
+		}
+		if err := letGo(); err != nil {
+			log.Debug("the program's own pages stay", "err", err)
+		}
+		freed, kept = allocated(), fileBytes()
+		last = freed
+		timer.Reset(idleTime)
 	}
 }
 
@@ -62,6 +70,16 @@ func allocated() uint64 {
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(sample)
 	return sample[0].Value.Uint64()
+}
+
+// fileBytes is how much the process has mapped of files, in bytes.
+func fileBytes() uint64 {
+	text, err := os.ReadFile("/proc/self/statm")
+	if f := strings.Fields(string(text)); err == nil && len(f) > 2 {
+		pages, _ := strconv.ParseUint(f[2], 10, 64) // 0 if the kernel counts in another way
+		return pages * uint64(os.Getpagesize())
+	}
+	return 0
 }
 
 // letGo takes out of this process what it has mapped of files and only reads: its
