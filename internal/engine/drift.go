@@ -3,7 +3,9 @@ package engine
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -30,6 +32,10 @@ const (
 	// restFactor bounds the share of time spent looking, while events keep
 	// coming, to a fifth.
 	restFactor = 4
+	// inAdvance is how much looking is done at once before it rests: a firewall that
+	// reloads shuts guests out once before and once after it has its rules, and a rest
+	// after the first look would leave them shut out after the second.
+	inAdvance = 250 * time.Millisecond
 	// briefRest goes before that: where a look takes seconds (a slow machine, or
 	// a change that it waits for), what is missing shall not be so for minutes.
 	briefRest = 250 * time.Millisecond
@@ -49,6 +55,7 @@ func (e *Engine) Follow(ctx context.Context, hints <-chan Hint) {
 	defer timer.Stop()
 	var who string
 	var rested time.Time
+	looks := looking{credit: inAdvance, at: time.Now()}
 	for {
 		select {
 		case <-ctx.Done():
@@ -71,9 +78,25 @@ func (e *Engine) Follow(ctx context.Context, hints <-chan Hint) {
 		if !e.glance(ctx) {
 			e.repair(ctx, who)
 		}
-		rested, who = time.Now().Add(min(restFactor*time.Since(began), briefRest)), ""
+		rested, who = time.Now().Add(looks.rest(began, time.Now())), ""
 		timer.Reset(e.nextEnd(min(tick, e.nextTry())))
 	}
+}
+
+// looking is the time that may be spent on looks at once: it grows while there is
+// none, up to inAdvance.
+type looking struct {
+	credit time.Duration
+	at     time.Time
+}
+
+// rest is how long to rest after a look from began to now.
+func (l *looking) rest(began, now time.Time) time.Duration {
+	l.credit = min(l.credit+began.Sub(l.at)/restFactor, inAdvance) - now.Sub(began)
+	l.at = now
+	// What goes beyond one rest is forgiven.
+	l.credit = max(l.credit, -briefRest/restFactor)
+	return restFactor * max(-l.credit, 0)
 }
 
 // mostHints bounds what is kept of a burst of hints.
@@ -111,7 +134,11 @@ func (e *Engine) repair(ctx context.Context, who string) {
 	if e.quarrel.resting() {
 		return
 	}
-	steps, err := e.reconcile(txn.By(ctx, txn.Actor{Kind: txn.ByRepair, Name: who}), "repair", e.Store.Document(), who)
+	ctx = txn.By(ctx, txn.Actor{Kind: txn.ByRepair, Name: who})
+	steps, err := e.reconcile(ctx, "repair", e.Store.Document(), who)
+	if raced(err) {
+		steps, err = e.reconcile(ctx, "repair", e.Store.Document(), who)
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			e.Log.Error("repair", "err", err)
@@ -132,6 +159,13 @@ func (e *Engine) repair(ctx context.Context, who string) {
 	}
 	e.Log.Info("put back", "steps", len(steps), "first", steps[0].Key().String(), "who", by)
 	e.tellSteps(RepairEvent, "repaired", steps, by, "put back: %s")
+}
+
+// raced says that others may have taken away meanwhile what was to be mended, as a
+// firewall does with its own table while it reloads.
+func raced(err error) bool {
+	var differs *txn.NotVerifiedError
+	return errors.Is(err, fs.ErrNotExist) || errors.As(err, &differs)
 }
 
 func keysOf(steps []plan.Step) []host.Key {
