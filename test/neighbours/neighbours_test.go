@@ -17,6 +17,9 @@ const usual = "192.168.122.0/24"
 
 var internet = netip.MustParseAddr("203.0.113.1")
 
+// uplink is the host's address on the LAN.
+var uplink = netip.MustParseAddr("192.168.99.66")
+
 // lookout is how long after an event the traffic still runs, so that what comes
 // late is seen.
 const lookout = time.Second
@@ -25,7 +28,11 @@ const lookout = time.Second
 // then asks what guests need: new connections, DHCP, DNS.
 func (w *world) event(name string, do func()) {
 	w.t.Helper()
-	p := w.probe(internet)
+	p := w.probe(w.guest, internet)
+	var c *probing
+	if w.permits {
+		c = w.probe(w.lan, uplink)
+	}
 	do()
 	w.until(name+": new connections of a guest", func() error {
 		_, err := w.guest.Run(context.Background(), "ping", "-c1", "-W1", internet.String())
@@ -37,6 +44,10 @@ func (w *world) event(name string, do func()) {
 	o := p.end(w.t)
 	w.t.Logf("%-28s longest gap: connections that were open %s of %d packets, new ones %s of %d",
 		name, o.OldGap.Round(time.Millisecond), o.OldSent, o.NewGap.Round(time.Millisecond), o.NewSent)
+	if c != nil {
+		o := c.end(w.t)
+		w.t.Logf("%-28s longest gap of what the other firewall itself permits: %s and %s", name, o.OldGap.Round(time.Millisecond), o.NewGap.Round(time.Millisecond))
+	}
 	if o.OldSent < 50 || o.NewSent < 50 {
 		w.t.Errorf("%s: too little traffic to see anything: %+v", name, o)
 	}
@@ -89,7 +100,8 @@ func begin(t *testing.T) *world {
 // prepare makes what events need.
 func (w *world) prepare() {
 	w.check(os.WriteFile(filepath.Join(w.work, "true"), []byte("#!/bin/sh\nexit 0\n"), 0o755))
-	w.echo()
+	w.echo(w.lan, internet)
+	w.echo(w.host, uplink)
 }
 
 // dockerd starts Docker, and waits for its rules.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,10 +23,17 @@ type probing struct {
 	stop  context.CancelFunc
 	pings *nettest.Pinging
 
-	mu    sync.Mutex
-	lost  []time.Duration // since the beginning
+	mu   sync.Mutex
+	lost []loss
+	over sync.WaitGroup
+	// begun counts new flows.
 	begun int
-	over  sync.WaitGroup
+}
+
+// loss is a packet without an answer: its number, and when it was sent.
+type loss struct {
+	number int
+	at     time.Duration
 }
 
 // outcome is the longest time in which nothing came through.
@@ -34,19 +42,19 @@ type outcome struct {
 	OldSent, NewSent int
 }
 
-// probe begins traffic from a guest to the LAN.
-func (w *world) probe(to netip.Addr) *probing {
+// probe begins traffic from a node to an address of another that has echo.
+func (w *world) probe(from *nettest.Node, to netip.Addr) *probing {
 	w.t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	p := &probing{stop: stop}
 	w.t.Cleanup(stop)
 	var err error
-	if p.pings, err = w.guest.Ping(ctx, to, 1<<20, pace); err != nil {
+	if p.pings, err = from.Ping(ctx, to, 1<<20, pace); err != nil {
 		w.t.Fatal(err)
 	}
 	began := time.Now()
 	p.over.Go(func() {
-		_ = w.guest.Do(func() error {
+		_ = from.Do(func() error {
 			tick := time.NewTicker(pace)
 			defer tick.Stop()
 			for {
@@ -55,13 +63,18 @@ func (w *world) probe(to netip.Addr) *probing {
 					return nil
 				case <-tick.C:
 				}
-				at := time.Since(began)
+				l := loss{p.begun, time.Since(began)}
+				p.begun++
 				conn, err := net.Dial("udp", netip.AddrPortFrom(to, echoPort).String())
 				if err != nil {
-					p.note(at, false)
+					p.note(l)
 					continue
 				}
-				p.over.Go(func() { p.note(at, answered(conn)) })
+				p.over.Go(func() {
+					if !answered(conn) {
+						p.note(l)
+					}
+				})
 			}
 		})
 	})
@@ -80,13 +93,10 @@ func answered(conn net.Conn) bool {
 	return err == nil
 }
 
-func (p *probing) note(at time.Duration, ok bool) {
+func (p *probing) note(l loss) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.begun++
-	if !ok {
-		p.lost = append(p.lost, at)
-	}
+	p.lost = append(p.lost, l)
 }
 
 // end stops the traffic and says how it went.
@@ -97,43 +107,35 @@ func (p *probing) end(t interface{ Fatal(...any) }) outcome {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var at []time.Duration
+	var lost []loss
 	for _, l := range old.Lost {
-		at = append(at, l.At)
+		lost = append(lost, loss{l.Number, l.At})
 	}
-	return outcome{OldGap: longest(at), NewGap: longest(sorted(p.lost)), OldSent: old.Sent, NewSent: p.begun}
+	slices.SortFunc(p.lost, func(a, b loss) int { return a.number - b.number })
+	return outcome{OldGap: longest(lost), NewGap: longest(p.lost), OldSent: old.Sent, NewSent: p.begun}
 }
 
-func sorted(list []time.Duration) []time.Duration {
-	for i := range list {
-		for j := i; j > 0 && list[j] < list[j-1]; j-- {
-			list[j], list[j-1] = list[j-1], list[j]
-		}
-	}
-	return list
-}
-
-// longest is the longest row of losses without a success between them: of times
-// of sending, one pace after the other (a late one may come two after).
-func longest(lost []time.Duration) time.Duration {
+// longest is the longest row of losses without a success between them, however late
+// we were meanwhile.
+func longest(lost []loss) time.Duration {
 	var best, from time.Duration
-	for i, at := range lost {
-		if i == 0 || at-lost[i-1] > 3*pace {
-			from = at
+	for i, l := range lost {
+		if i == 0 || l.number != lost[i-1].number+1 {
+			from = l.at
 		}
-		best = max(best, at-from+pace)
+		best = max(best, l.at-from+pace)
 	}
 	return best
 }
 
 const echoPort = 7
 
-// echo answers on the LAN.
-func (w *world) echo() {
+// echo answers on a node.
+func (w *world) echo(on *nettest.Node, addr netip.Addr) {
 	w.t.Helper()
 	var conn *net.UDPConn
-	w.check(w.lan.Do(func() (err error) {
-		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(internet, echoPort)))
+	w.check(on.Do(func() (err error) {
+		conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, echoPort)))
 		return err
 	}))
 	w.t.Cleanup(func() { conn.Close() })

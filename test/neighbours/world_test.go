@@ -51,6 +51,8 @@ type world struct {
 	// bridge of network default, and the addresses of the host and the guest on it.
 	bridge      string
 	gateway, at netip.Addr
+	// permits: the firewall that the test is about lets the LAN have the host's echo.
+	permits bool
 }
 
 // script runs one of the tree's scripts that makes something once, and prints where
