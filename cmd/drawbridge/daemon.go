@@ -39,7 +39,7 @@ type settings struct {
 	ownTables                bool
 	guestsUnit               string
 	guardScope               bool
-	coexist                  string
+	coexist, firewalldFiles  string
 	logLevel                 slog.Level
 	web                      rest.Web
 }
@@ -79,6 +79,8 @@ func daemonCommand() *cobra.Command {
 	f.StringVar(&s.socket, "socket", "", "where to listen (default RUN-DIR/drawbridge.sock)")
 	f.BoolVar(&s.defaultNetwork, "default-network", false, "create the NAT network \"default\" if there never was a network")
 	f.BoolVar(&s.ownTables, "own-tables", true, "keep other programs, and nft flush ruleset, out of drawbridge's nftables tables (Linux 6.9)")
+	f.StringVar(&s.firewalldFiles, "firewalld-files", "", "where the files of the firewalld in this network namespace are, if not in the host's")
+	_ = f.MarkHidden("firewalld-files") // it is there
 	f.StringVar(&s.coexist, "coexist", "on", "on: make exceptions for guests in other programs' firewalls; observe: only report (see doctor)")
 	f.StringVar(&s.guestsUnit, guestsUnitFlag, "", guestsUnitHelp)
 	f.BoolVar(&s.guardScope, "guard-scope", false, "have systemd give the process that guards a change a scope of its own, which the daemon's unit does not end")
@@ -237,7 +239,7 @@ func assemble(s settings, as guard.Role, log *slog.Logger) (d *running, err erro
 	d.engine = engine.New(engine.Config{
 		Host: d.host, Guard: guards(s, log), Manager: d.hostManager(), Reach: d.linux, Store: d.store, Ports: ports, Taps: taps{d.linux}, Services: guests{d.adapter}, Log: log,
 		Seed: machineID(), BootID: boot, Boottime: boottime, Resolved: d.resolved.Available,
-		FirstSinceBoot: firstSinceBoot(s.runDir, boot), Flows: flows{}, Doors: doors{d.linux}, Paths: d.linux, Firewalls: &firewalls{Host: d.linux, zones: d.zones.Available}, Observe: s.coexist != "on",
+		FirstSinceBoot: firstSinceBoot(s.runDir, boot), Flows: flows{}, Doors: doors{d.linux}, Paths: d.linux, Firewalls: &firewalls{Host: d.linux, zones: d.zones, observe: s.coexist != "on"}, Observe: s.coexist != "on",
 	})
 	return d, d.countForwards()
 }
@@ -251,7 +253,7 @@ func (d *running) openHost() (err error) {
 		return err
 	}
 	d.resolved = hostconf.NewResolved("")
-	d.zones = hostconf.NewFirewalld("")
+	d.zones = hostconf.NewFirewalld("", d.firewalldRoot(), func() { d.hint(engine.Hint{Object: "firewalld"}) })
 	d.host = txn.NewMux()
 	d.host.Handle(d.linux, d.linux.Kinds()...)
 	d.host.Handle(d.adapter, host.KindPool, host.KindReservation, host.KindRouter, host.KindZone, host.KindGuest, host.KindSnoop)

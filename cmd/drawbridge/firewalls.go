@@ -33,12 +33,41 @@ type firewalls struct {
 	late []host.Key
 	made uint32
 
-	// zones says whether firewalld has a zone for our bridges.
-	zones func(context.Context) bool
+	zones zones
+	// observe: nothing is made before it is needed, as nothing is made at all.
+	observe bool
+}
+
+// zones is firewalld's: whether it runs and has one for our bridges, and whether one
+// that does not run would need a bridge in it when it starts.
+type zones interface {
+	Available(context.Context) bool
+	Expected(bridge string) bool
 }
 
 // Exceptions implements engine.Firewalls.
 func (f *firewalls) Exceptions(ctx context.Context, doc spec.Document, seen host.State) (needed []host.Resource, late []host.Key, err error) {
+	needed, late, err = f.now(ctx, doc, seen)
+	return append(slices.Clip(needed), f.expected(doc)...), late, err
+}
+
+// expected are those for a firewalld that may start at any time: it answers nobody
+// for some 100 ms after it has its rules, so that they have to be in its files before.
+func (f *firewalls) expected(doc spec.Document) (list []host.Resource) {
+	if f.observe {
+		return nil
+	}
+	for _, name := range doc.Names() {
+		n := doc.Networks[name]
+		if n.Started && len(diagnose.Needs(n, func(spec.Subnet) string { return "" }, false)) > 0 && f.zones.Expected(n.Bridge) {
+			list = append(list, host.InZone{Bridge: n.Bridge, Zone: host.OurZone})
+		}
+	}
+	return list
+}
+
+// now are those that the rules of now call for.
+func (f *firewalls) now(ctx context.Context, doc spec.Document, seen host.State) (needed []host.Resource, late []host.Key, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	anew, err := f.read(ctx)
@@ -86,7 +115,7 @@ func (f *firewalls) stillLate() []host.Key {
 // is not asked for, and doctor says what is missing.
 func (f *firewalls) possible(ctx context.Context) []host.Resource {
 	isZone := func(r host.Resource) bool { _, ok := r.(host.InZone); return ok }
-	if !slices.ContainsFunc(f.list, isZone) || f.zones(ctx) {
+	if !slices.ContainsFunc(f.list, isZone) || f.zones.Available(ctx) {
 		return f.list
 	}
 	return slices.DeleteFunc(slices.Clone(f.list), isZone)

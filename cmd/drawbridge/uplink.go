@@ -64,3 +64,12 @@ func ownsNetwork() bool {
 	ours, err2 := os.Readlink("/proc/self/ns/net")
 	return err1 == nil && err2 == nil && theirs == ours
 }
+
+// firewalldRoot is where the files of the firewalld in our network namespace are: the
+// host's are of that in the host's.
+func (d *running) firewalldRoot() string {
+	if d.settings.firewalldFiles == "" && ownsNetwork() {
+		return "/"
+	}
+	return d.settings.firewalldFiles
+}

@@ -279,11 +279,11 @@ func Exceptions(f *Facts) []host.Resource {
 	return slices.Compact(all)
 }
 
-// Late are the exceptions that are there and do not help: something was put before
-// them since.
+// Late are the rules of ours that are there and do not help: something was put before
+// them since. A zone has no place among others.
 func Late(f *Facts) (late []host.Key) {
 	for _, o := range f.obstacles() {
-		if o.Ignored && !slices.Contains(late, o.Opens.Key()) {
+		if _, rule := o.Opens.(host.Accept); rule && o.Ignored && !slices.Contains(late, o.Opens.Key()) {
 			late = append(late, o.Opens.Key())
 		}
 	}

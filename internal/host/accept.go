@@ -62,11 +62,13 @@ func (a Accept) Key() Key {
 func (a Accept) Needs() []Key { return nil }
 func (Accept) resource()      {}
 
-// InZone has a bridge of ours in a zone of firewalld, until firewalld ends: nothing
-// permanent is changed. It is the exception for a firewalld that lets nobody else
-// put rules into its table.
+// InZone has a bridge of ours in a zone of firewalld, now and when it starts or reloads.
+// It is the exception for a firewalld that lets nobody else put rules into its table.
 type InZone struct {
-	Bridge, Zone string
+	Bridge string
+	// Zone is OurZone; "" is seen where the bridge is in it only by half: by what
+	// firewalld says and not by its files, or the other way round.
+	Zone string
 }
 
 // OurZone is the zone that comes with drawbridge's files for firewalld: its links may

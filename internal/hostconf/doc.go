@@ -9,5 +9,5 @@
 // profile.go, the host's network manager: description.go says what is looked at and
 // has the interface that each manager's file (networkd.go, ifupdown.go, …)
 // implements; file.go writes files so that they can be put back. unit.go speaks to
-// systemd.
+// systemd. Firewalld in firewalld.go has bridges in a zone, by D-Bus and by a file.
 package hostconf

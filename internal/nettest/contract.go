@@ -2,6 +2,7 @@ package nettest
 
 import (
 	"context"
+	"slices"
 	"testing"
 
 	"drawbridge/internal/host"
@@ -79,13 +80,13 @@ func (s scene) check(t *testing.T, h txn.Host, opinion Opinion, when string) {
 	}
 }
 
-// strike takes away the links, rules and tables that a scene made, and with them all
-// that is in and on them.
+// strike takes away the links, rules, tables and zones that a scene made, and with
+// them all that is in and on them.
 func (s scene) strike(t *testing.T, h txn.Host) {
 	made := host.State{}
 	for _, steps := range append(s.calls, s.refused) {
 		for _, step := range steps {
-			if k := step.Key().Kind; (k == host.KindLink || k == host.KindTable || k == host.KindRule) && step.After != nil {
+			if k := step.Key().Kind; step.After != nil && slices.Contains([]host.Kind{host.KindLink, host.KindTable, host.KindRule, host.KindInZone}, k) {
 				made.Add(step.After)
 			}
 		}

@@ -14,6 +14,7 @@ import (
 
 func TestFakeContract(t *testing.T) {
 	Contract(t, func(*testing.T) txn.Host { return NewFake() }, nil)
+	t.Run("zones", func(t *testing.T) { ContractZones(t, func(*testing.T) txn.Host { return NewFake() }, nil) })
 }
 
 // theSteps have seven effects: a bridge and a tap are two each.
