@@ -138,13 +138,13 @@ func Make(want host.Wish, had host.Ledger, seen host.State) (Plan, error) {
 			continue
 		}
 		keys = append(keys, key)
-		switch claim.Kind {
-		case host.Borrowed:
+		there, ok := seen[key]
+		switch {
+		case claim.Kind == host.Borrowed:
 			goal[key] = claim.Original
-		case host.Left:
-			if there, ok := seen[key]; ok {
-				goal[key] = there
-			}
+		case ok && (claim.Kind == host.Left || key.Kind == host.KindSysctl):
+			// A parameter that came with a link of ours goes with it, and not before.
+			goal[key] = there
 		}
 	}
 	for key := range want.Absent {

@@ -95,6 +95,22 @@ func TestBorrowedThingsAreGivenBack(t *testing.T) {
 	}
 }
 
+func TestAParameterOfOurLinkStaysAsLongAsTheLink(t *testing.T) {
+	param := host.Sysctl{Path: "net/ipv4/conf/br/route_localnet", Value: "1", Link: "br"}
+	p, err := Make(wish(bridge, param), host.Ledger{}, host.State{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	without, err := Make(wish(bridge), p.Ledger, host.NewState(bridge, param))
+	if err != nil || len(without.Steps) > 0 {
+		t.Errorf("not wanted any more: %q %v", verbs(without.Steps), err)
+	}
+	gone, err := Make(host.NewWish(), p.Ledger, host.NewState(bridge, param))
+	if err != nil || !slices.Equal(verbs(gone.Steps), []string{"delete link br"}) {
+		t.Errorf("its link goes: %q %v", verbs(gone.Steps), err)
+	}
+}
+
 func TestCutsNameThePortsOfADeletedBridge(t *testing.T) {
 	tap := host.Link{Name: "vnet0", Type: host.TypeTap, Master: "br"}
 	p, err := Make(host.NewWish(), host.Ledger{bridge.Key(): {Kind: host.Made}}, host.NewState(bridge, tap))
