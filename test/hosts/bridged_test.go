@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -107,6 +108,9 @@ func testBridged(t *testing.T, c managerCase) {
 		h.reboot(t, c.address())
 		h.wantBridge(t, c)
 		h.sh(t, c.bridged)
+		if c.files[seed] != "" {
+			h.wantOrder(t, "drawbridge-boot", "cloud-init-local")
+		}
 		if out := h.run(t, "drawbridge", "network", "ls"); !strings.Contains(out, "lan") || !strings.Contains(out, managedBridge) {
 			t.Errorf("after the reboot:\n%s", out)
 		}
@@ -229,6 +233,22 @@ func (h *managed) testEdited(t *testing.T, c managerCase, before string, files m
 	// The host's own manager still reads it so.
 	h.reboot(t, c.address())
 	h.wantNetwork(t, before)
+}
+
+// wantOrder says that at boot a unit had done its work before another began with its own:
+// cloud-init must not write the files of a change that is still being finished.
+func (h *managed) wantOrder(t *testing.T, first, then string) {
+	t.Helper()
+	at := func(unit, what string) (usec uint64) {
+		usec, err := strconv.ParseUint(strings.TrimSpace(h.run(t, "systemctl", "show", "--value", "-p", what, unit)), 10, 64)
+		if err != nil || usec == 0 {
+			t.Errorf("%s of %s: %d, %v", what, unit, usec, err)
+		}
+		return usec
+	}
+	if done, began := at(first, "ExecMainExitTimestampMonotonic"), at(then, "ExecMainStartTimestampMonotonic"); done > began {
+		t.Errorf("%s began %d µs before %s had ended", then, done-began, first)
+	}
 }
 
 // wantOneLease asks the DHCP server: it has given this NIC one address in all that
