@@ -203,8 +203,9 @@ func rangeSize(r spec.Range) int {
 func (e *Engine) portsSeen(doc spec.Document, seen host.State, users map[string]TapUser, counters map[string]Counters) []Port {
 	networks := map[string]spec.NetworkName{}
 	for name, n := range doc.Networks {
-		if on := n.GuestLink(); on != "" {
-			networks[on] = name
+		// What is plugged into a foreign bridge in the place of ours is none of its guests.
+		if _, held := e.held[name]; n.GuestLink() != "" && !held {
+			networks[n.GuestLink()] = name
 		}
 	}
 	var links []host.Link

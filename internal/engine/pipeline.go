@@ -22,6 +22,8 @@ type draft struct {
 	notes []render.Note
 	facts []render.Fact
 	known known
+	// held are networks that it leaves out, nil if it is about forwards alone.
+	held map[spec.NetworkName]string
 	// mends is txn.Txn.Mends.
 	mends bool
 }
@@ -68,6 +70,10 @@ func (e *Engine) change(ctx context.Context, title string, had, want spec.Docume
 	if d.known.ports != nil && err == nil {
 		e.known = d.known
 	}
+	if d.held != nil && err == nil {
+		e.tellHeld(e.held, d.held)
+		e.held = d.held
+	}
 	res.ID, res.Phase, res.Deadline, res.Conditions = done.ID, done.Phase, done.Deadline, e.Conditions(done)
 	// Also when it was taken back: what flowed meanwhile went another way.
 	e.cutFlows(ctx, changedForwards(had, d.doc, err == nil))
@@ -103,7 +109,9 @@ func (e *Engine) draft(ctx context.Context, had, want spec.Document) (draft, err
 		}
 		maps.Copy(facts.Seen, more)
 	}
-	d, err := e.planFor(ctx, doc, facts)
+	held := e.staysHeld(had, doc)
+	d, err := e.planFor(ctx, e.without(doc, held), facts)
+	d.doc, d.held = doc, held
 	d.notes = append(d.notes, notes...)
 	if d.plan.Risk == plan.RiskHost {
 		d.facts = slices.Concat(render.Briefing(doc, facts), who)
@@ -122,6 +130,7 @@ func (e *Engine) planFor(ctx context.Context, doc spec.Document, facts render.Fa
 		return draft{}, err
 	}
 	ledger := e.Store.Ledger()
+	disownUsurped(ledger, e.Store.Document(), facts.Seen)
 	notes = append(notes, e.wishAccepts(ctx, &wish, doc, facts, ledger)...)
 	reflects := e.hairpins(ctx, doc, facts.Seen)
 	foreign := e.wishPorts(&wish, doc, ledger, facts.Seen, reflects)

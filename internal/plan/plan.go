@@ -125,7 +125,7 @@ func Make(want host.Wish, had host.Ledger, seen host.State) (Plan, error) {
 		wanted, there := want.Present[key], seen[key]
 		claim, err := claimFor(wanted, there, had)
 		if err != nil {
-			return Plan{}, err
+			return Plan{}, &ForeignError{Key: root(key, want, had, seen)}
 		}
 		if claim.Kind != "" {
 			ledger[key] = claim
@@ -197,6 +197,20 @@ func restorable(steps []Step) error {
 		}
 	}
 	return nil
+}
+
+// root is what a thing that is in the way hangs on, if that is in the way itself.
+func root(key host.Key, want host.Wish, had host.Ledger, seen host.State) host.Key {
+	for _, need := range want.Present[key].Needs() {
+		wanted, there := want.Present[need], seen[need]
+		if wanted == nil || there == nil {
+			continue
+		}
+		if _, err := claimFor(wanted, there, had); err != nil {
+			return need
+		}
+	}
+	return key
 }
 
 // claimFor says by what right wanted may stand where there is now.

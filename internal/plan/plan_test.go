@@ -95,6 +95,18 @@ func TestBorrowedThingsAreGivenBack(t *testing.T) {
 	}
 }
 
+func TestWhatIsInTheWayIsNamedByItsRoot(t *testing.T) {
+	_, err := Make(wish(bridge, addr), host.Ledger{}, host.NewState(bridge, addr))
+	var foreign *ForeignError
+	if !errors.As(err, &foreign) || foreign.Key != bridge.Key() {
+		t.Errorf("with a foreign bridge: %v", err)
+	}
+	_, err = Make(wish(addr), host.Ledger{}, host.NewState(bridge, addr))
+	if !errors.As(err, &foreign) || foreign.Key != addr.Key() {
+		t.Errorf("with a foreign address on what nobody asked for: %v", err)
+	}
+}
+
 func TestAParameterOfOurLinkStaysAsLongAsTheLink(t *testing.T) {
 	param := host.Sysctl{Path: "net/ipv4/conf/br/route_localnet", Value: "1", Link: "br"}
 	p, err := Make(wish(bridge, param), host.Ledger{}, host.State{})

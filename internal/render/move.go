@@ -23,7 +23,7 @@ func (m bridged) join(w *host.Wish, n spec.Network, f Facts) ([]Note, error) {
 	nic := f.Seen[host.LinkKey(n.Uplinks[0])].(host.Link)
 	br := host.Link{
 		Name: n.Bridge, Type: host.TypeBridge, MAC: nic.MAC, MTU: nic.MTU, Up: true, STP: n.STP,
-		Alias: "drawbridge network " + string(n.Name),
+		Alias: aliasOf(n),
 	}
 	if n.STP {
 		// The least that IEEE 802.1D allows: 4 s. Without spanning tree the kernel

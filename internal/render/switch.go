@@ -22,7 +22,7 @@ type services struct {
 func switchAndServices(w *host.Wish, n spec.Network, f Facts, s services) {
 	w.Present.Add(host.Link{
 		Name: n.Bridge, Type: host.TypeBridge, MAC: n.MAC, MTU: n.EffectiveMTU(), Up: true,
-		Alias: "drawbridge network " + string(n.Name),
+		Alias: aliasOf(n),
 	})
 	if f.HandsOff {
 		w.Present.Add(host.Unmanaged{Links: n.Bridge})
@@ -43,6 +43,17 @@ func switchAndServices(w *host.Wish, n spec.Network, f Facts, s services) {
 		element(routed, setWithin, n.Bridge+" . "+n.Bridge, ""),
 	)
 	guestServices(w, n, f, s)
+}
+
+// aliasOf is the mark by which a bridge of ours is known, beside its hardware address.
+func aliasOf(n spec.Network) string { return "drawbridge network " + string(n.Name) }
+
+// Usurped says whether something else stands under the name of the bridge that was made
+// for a network. A bridge of ours whose mark somebody took away still has its hardware
+// address, and the other way round.
+func Usurped(n spec.Network, seen host.State) bool {
+	l, there := seen[host.LinkKey(n.Bridge)].(host.Link)
+	return there && n.MAC != "" && l.Alias != aliasOf(n) && l.MAC != n.MAC
 }
 
 func guestServices(w *host.Wish, n spec.Network, f Facts, s services) {
