@@ -77,6 +77,7 @@ func newsOf(was, is attached, had, has bool) (action, text string) {
 // tellApart divides what a look found missing into drift and what is new since the last
 // one, with the events that tell of the latter.
 func (e *Engine) tellApart(steps []plan.Step, doc spec.Document, now known) (drift []plan.Step, news []Event) {
+	steps, news = e.tellOpenings(steps, doc)
 	about := map[host.Key]Event{}
 	names := slices.Sorted(maps.Keys(e.known.ports))
 	for name := range now.ports {
