@@ -15,13 +15,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A process has come to rest when it allocated less than restBytes in a
-// restTime, and it is worth the few milliseconds to give memory back once
-// workBytes were allocated since it was done last, or mappedBytes mapped.
+// A process has come to rest when it allocated less than restBytes in each of
+// restTimes in a row, and it is worth the few milliseconds to give memory back once
+// workBytes were allocated since it was done last, or mappedBytes mapped. The
+// command after that takes a few milliseconds more, so commands that follow one
+// another within a second are not made to pay it.
 // idleTime is how often a process at rest looks whether it worked.
 const (
 	idleTime    = 2 * time.Second
 	restTime    = 500 * time.Millisecond
+	restTimes   = 2
 	restBytes   = 256 << 10
 	workBytes   = 1 << 20
 	mappedBytes = 2 << 20
@@ -35,6 +38,7 @@ func giveBack(ctx context.Context, log *slog.Logger) {
 	timer := time.NewTimer(restTime)
 	defer timer.Stop()
 	var last, freed, kept uint64
+	rested := 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -43,13 +47,16 @@ func giveBack(ctx context.Context, log *slog.Logger) {
 		}
 		now := allocated()
 		worked, touched := now-freed > workBytes, fileBytes() > kept+mappedBytes
-		resting := now-last < restBytes
+		if rested++; now-last >= restBytes {
+			rested = 0
+		}
 		last = now
 		switch {
 		case !worked && !touched:
+			rested = 0 // what comes next came just now, for all that is known
 			timer.Reset(idleTime)
 			continue
-		case !resting:
+		case rested < restTimes:
 			timer.Reset(restTime)
 			continue
 		}
