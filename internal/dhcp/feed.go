@@ -53,12 +53,12 @@ func (s *service) setPool(p host.Pool) {
 	}
 	s.endProbes()
 	s.table = newTable(p)
+	// Also those that did not fit the last pool: its subnet may be given back.
+	for _, l := range s.leases.Network(p.Network) {
+		s.table.load(l)
+	}
 	if old != nil && had.Network == p.Network {
-		s.table.inherit(old)
-	} else {
-		for _, l := range s.leases.Network(p.Network) {
-			s.table.load(l)
-		}
+		s.table.inherit(old) // what is on its way to the disk
 	}
 	for _, r := range s.reservations {
 		s.reserve(r)

@@ -444,6 +444,13 @@ func TestPoolChanges(t *testing.T) {
 		w.want(dhcpv4.MessageTypeNak, w.exchange(message(1, dhcpv4.MessageTypeRequest, ciaddr(addr)), 0))
 		w.want(dhcpv4.MessageTypeOffer, w.exchange(message(1, dhcpv4.MessageTypeDiscover), probeWait))
 
+		w.apply(moved, longer)
+		m, _ = w.want(dhcpv4.MessageTypeOffer, w.exchange(message(2, dhcpv4.MessageTypeDiscover, dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(netip.MustParseAddr(addr).AsSlice()))), probeWait))
+		if m.YourIPAddr.String() == addr {
+			t.Errorf("the old subnet is back, and another client is offered %s, whose lease is not over", addr)
+		}
+		w.apply(longer, moved)
+
 		w.apply(moved, nil)
 		w.silent(w.exchange(message(1, dhcpv4.MessageTypeDiscover), probeWait))
 		if got := w.server.Observe(); len(got) != 0 {

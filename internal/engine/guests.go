@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"math"
 	"iter"
 	"net/netip"
 	"slices"
@@ -216,8 +217,25 @@ func (e *Engine) SyncLeases(ctx context.Context) error {
 }
 
 func (e *Engine) takeLeases(list []Lease) {
+	doc := e.Store.Document()
 	e.leases = make(map[leaseKey]Lease, len(list))
 	for _, l := range list {
-		e.leases[leaseKey{l.Network, l.MAC}] = l
+		key := leaseKey{l.Network, l.MAC}
+		// A guest has several where it came by another client id, or from an earlier subnet.
+		if other, there := e.leases[key]; there {
+			n := doc.Networks[l.Network]
+			if here, before := fits(n, l), fits(n, other); before && !here || before == here && lasts(other) > lasts(l) {
+				continue
+			}
+		}
+		e.leases[key] = l
 	}
+}
+
+// lasts is when a lease ends, in seconds since 1970.
+func lasts(l Lease) int64 {
+	if l.Expires == 0 {
+		return math.MaxInt64
+	}
+	return l.Expires
 }

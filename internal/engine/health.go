@@ -309,8 +309,11 @@ func namePorts(ports []Port, leases []Lease) {
 	}
 	known := map[string]string{}
 	for _, l := range leases {
-		holders[l.Guest]++
-		known[string(l.Network)+" "+l.MAC] = l.Guest
+		nic := string(l.Network) + " " + l.MAC
+		if known[nic] != l.Guest { // else it is another lease of the same guest
+			holders[l.Guest]++
+		}
+		known[nic] = l.Guest
 	}
 	for i, p := range ports {
 		if name := known[string(p.Network)+" "+p.MAC]; p.Guest == p.Tap && p.MAC != "" && name != "" && holders[name] == 1 {

@@ -62,17 +62,19 @@ func TestAnotherSubnetStrandsGuests(t *testing.T) {
 		}
 	}
 	lease(web, "192.168.122.57")
-	lease(away, "192.168.122.58") // is not plugged in
+	lease(away, "192.168.122.56") // is not plugged in
 	done(t, e, engine.AddForward{Network: "default", Forwards: []spec.Forward{{Proto: spec.TCP, First: 8080, Last: 8080, Target: "web", TargetPort: 80}}})
 
 	// A guest of libvirt's, which the switch has heard nothing of for long.
 	if err := m.fake.Outside(plan.Step{After: host.Link{Name: "vnet9", Type: host.TypeTap, MAC: "fe:54:00:00:00:0c", MTU: 1500, Up: true, Master: "virbr0"}}); err != nil {
 		t.Fatal(err)
 	}
-	a.leases = append(a.leases, engine.Lease{Network: "default", MAC: idle, Address: "192.168.122.59", Hostname: "idle"})
+	for _, addr := range []string{"192.168.122.58", "192.168.122.59"} { // firmware and system have their own
+		a.leases = append(a.leases, engine.Lease{Network: "default", MAC: idle, Address: addr, Hostname: "idle"})
+	}
 	e.LeaseChanged(t.Context(), a.leases[len(a.leases)-1], true)
 	if v, err := e.View(t.Context()); err != nil || !slices.ContainsFunc(v.Ports, func(p engine.Port) bool {
-		return p.Tap == "vnet9" && p.Guest == "idle" && p.MAC == idle && slices.Equal(p.Addresses, []string{"192.168.122.59"})
+		return p.Tap == "vnet9" && p.Guest == "idle" && p.MAC == idle && slices.Equal(p.Addresses, []string{"192.168.122.58", "192.168.122.59"})
 	}) {
 		t.Errorf("who is behind vnet9: %+v, %v", v.Ports, err)
 	}
@@ -118,7 +120,18 @@ func TestAnotherSubnetStrandsGuests(t *testing.T) {
 			t.Errorf("port of %s: %q", p.Guest, p.Addresses)
 		}
 	}
-	lease(web, "10.77.0.5")
+	// Both leases are in the file, and which one comes last there means nothing.
+	now := engine.Lease{Network: "default", MAC: web, Address: "10.77.0.5", Expires: time.Now().Unix() + 60}
+	before := engine.Lease{Network: "default", MAC: web, Address: "192.168.122.57", Expires: time.Now().Unix() + 3600}
+	for _, list := range [][]engine.Lease{{now, before}, {before, now}} {
+		a.leases = list
+		if err := e.SyncLeases(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if to, waiting := leads(); to != netip.MustParseAddr("10.77.0.5") || waiting != "" {
+			t.Errorf("after %+v the forward leads to %s, waiting %q", list, to, waiting)
+		}
+	}
 	if to, waiting := leads(); to != netip.MustParseAddr("10.77.0.5") || waiting != "" {
 		t.Errorf("the forward leads to %s, waiting %q", to, waiting)
 	}
