@@ -86,6 +86,7 @@ func (a *app) changeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			a.tell(changes)
 			return a.show(changes, func(w *writer) {
 				if len(changes) == 0 {
 					w.line("nothing pending")
@@ -100,7 +101,7 @@ func (a *app) changeCommand() *cobra.Command {
 		Use: "show ID", Short: "Show one of them with its steps", Args: cobra.ExactArgs(1), Example: "  drawbridge change show 3f2a9c01",
 		ValidArgsFunction: a.completeFirst(changeIDs),
 		RunE: func(c *cobra.Command, args []string) error {
-			a.decided = args[0]
+			a.told = append(a.told, args[0])
 			ch, err := a.client.Change(c.Context(), args[0])
 			if err != nil {
 				return err
@@ -129,7 +130,7 @@ func (a *app) decision(name, short, done string, call func(*api.Client, ctx, str
 		Use: name + " ID", Short: short, Args: cobra.ExactArgs(1), Example: "  drawbridge change " + name + " 3f2a9c01",
 		ValidArgsFunction: a.completeFirst(changeIDs),
 		RunE: func(c *cobra.Command, args []string) error {
-			a.decided = args[0]
+			a.told = append(a.told, args[0])
 			stop := a.progress(name + " change " + args[0])
 			err := call(a.client, c.Context(), args[0])
 			stop()
@@ -157,7 +158,7 @@ func (a *app) extendCommand() *cobra.Command {
 			if by < time.Second || by > time.Hour {
 				return usage("--by %s is not between 1s and 1h", by)
 			}
-			a.decided = args[0]
+			a.told = append(a.told, args[0])
 			if err := a.client.Extend(c.Context(), args[0], by); err != nil {
 				return err
 			}

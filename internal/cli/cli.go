@@ -93,9 +93,9 @@ type app struct {
 	format         string
 	noColor        bool
 	client         *api.Client
-	// decided is the change that this command is about.
-	decided string
-	stop    func()
+	// told are the changes that this command is about or lists: nobody need be reminded.
+	told []string
+	stop func()
 	// exec replaces the process; tests put something else here.
 	exec func(argv []string) error
 	now  func() time.Time

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,7 +42,7 @@ func (a *app) mayMove(c ctx, title string, flags *changeFlags, call func(api.Opt
 	if err != nil {
 		return err
 	}
-	a.decided = ch.ID
+	a.told = append(a.told, ch.ID)
 	if announced && ch.Risk == "host" {
 		ch.Notes = nil // said before
 	}
@@ -165,13 +166,20 @@ func (a *app) lines() <-chan string {
 	return lines
 }
 
+// tell remembers that the output shows these changes.
+func (a *app) tell(changes []api.Change) {
+	for _, ch := range changes {
+		a.told = append(a.told, ch.ID)
+	}
+}
+
 // sayPending ends every command with what it should not be forgotten.
 func (a *app) sayPending() {
 	if a.client == nil {
 		return
 	}
 	p := a.client.Pending()
-	if p == nil || p.ID == a.decided {
+	if p == nil || slices.Contains(a.told, p.ID) {
 		return
 	}
 	line := fmt.Sprintf("change %s (%s) is %s", p.ID, p.Title, p.Phase)

@@ -19,6 +19,7 @@ func (a *app) statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			a.tell(s.Changes)
 			return a.show(s, func(w *writer) { statusText(w, s) })
 		},
 	}

@@ -46,7 +46,7 @@ one network are folded, unless --all.`,
 				return a.client.BeforeAfter(ctx, change, *v)
 			}
 			if change != "" {
-				a.decided = change
+				a.told = append(a.told, change)
 			}
 			if watch {
 				return a.watchTopology(c.Context(), ask)

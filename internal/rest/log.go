@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strings"
 	"strconv"
 	"time"
 
@@ -17,6 +18,9 @@ import (
 // usualLog is how many entries are listed unless more are asked for.
 const usualLog = 100
 
+// entryKinds are those that can be asked for.
+var entryKinds = []string{string(txn.EntryChange), string(txn.EntryRepair), string(txn.EntryPort), string(txn.EntryForeign)}
+
 func (s *Server) registerLog() {
 	type query struct {
 		Since   time.Time `query:"since" doc:"Leave out what ended before"`
@@ -28,6 +32,11 @@ func (s *Server) registerLog() {
 		func(_ context.Context, q *query) ([]api.LogEntry, error) {
 			if q.Limit == 0 {
 				q.Limit = usualLog
+			}
+			for _, k := range q.Kind {
+				if !slices.Contains(entryKinds, k) {
+					return nil, &spec.InvalidError{Field: "kind", Reason: "there is no kind " + k + "; there are " + strings.Join(entryKinds, ", ")}
+				}
 			}
 			out := []api.LogEntry{}
 			err := s.Engine.History(func(e txn.Entry) bool {

@@ -190,7 +190,7 @@ func fit(line Line, width int, dots string) Line {
 // what is left of what hangs on it.
 func (t *tree) draw(n Node, by Edge, lead, indent string) {
 	mark := cmp.Or(n.Mark, by.Mark)
-	if t.drawn[n.ID] {
+	if t.drawn[n.ID] && n.Kind != KindForward { // nothing hangs on a door: it is said again where it moves to
 		t.put(mark, strings.TrimRight(lead, " ")+" ", Line{{clean(cmp.Or(n.Network, n.Name)), Name}, {"  see above", Soft}})
 		return
 	}
