@@ -49,13 +49,6 @@ func (w *writer) line(s string) { w.buf.WriteString(clean(s) + "\n") }
 
 func (w *writer) linef(format string, args ...any) { w.line(fmt.Sprintf(format, args...)) }
 
-// block writes text of several lines.
-func (w *writer) block(s string) {
-	for l := range strings.Lines(s) {
-		w.line(strings.TrimRight(l, "\n"))
-	}
-}
-
 func (w *writer) painted(p paint, s string) { w.buf.WriteString(w.paint(p, clean(s)) + "\n") }
 
 // paint is a colour (ECMA-48, SGR).

@@ -2,7 +2,6 @@ package dhcp
 
 import (
 	"encoding/binary"
-	"fmt"
 	"strings"
 	"time"
 
@@ -168,9 +167,4 @@ func ip4(ip []byte) uint32 {
 		return 0
 	}
 	return binary.BigEndian.Uint32(ip)
-}
-
-// String identifies the client in log lines.
-func (r *request) String() string {
-	return fmt.Sprintf("%s from %s", r.kind, formatMAC(r.who.mac))
 }

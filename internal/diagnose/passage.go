@@ -40,14 +40,6 @@ func (p Passage) Ends() Verdict {
 	return Verdict{}
 }
 
-// Translations lists what was done to the packet on its way.
-func (p Passage) Translations() (all []Translation) {
-	for _, h := range p.Hops {
-		all = append(all, h.Verdict.Translations...)
-	}
-	return all
-}
-
 // Arrive follows a packet that comes in at Packet.In: ingress, prerouting, the
 // routing tables, then input, or forward and postrouting.
 func Arrive(rules *ruleset.Ruleset, h *Host, p Packet) Passage {
@@ -71,13 +63,9 @@ func (w *passage) arrive() Passage {
 	return w.Passage
 }
 
-// Send follows a packet that a program of the host sends: the routing tables,
+// send follows a packet that a program of the host sends: the routing tables,
 // output (after which it may be routed anew), postrouting; and what the host
 // sends to itself goes on to prerouting and input.
-func Send(rules *ruleset.Ruleset, h *Host, p Packet) Passage {
-	return (&passage{rules: rules, host: h, Passage: Passage{Kind: Accepted, Packet: p}}).send()
-}
-
 func (w *passage) send() Passage {
 	p := w.Packet
 	if !w.route(RouteQuery{Target: p.Target, Source: p.Source, Mark: p.Mark}) {

@@ -17,7 +17,6 @@ import (
 type cstruct []byte
 
 func (c cstruct) has(n int) bool    { return len(c) >= n }
-func (c cstruct) u8(at int) uint8   { return c[at] }
 func (c cstruct) u16(at int) int    { return int(binary.NativeEndian.Uint16(c[at:])) }
 func (c cstruct) be16(at int) int   { return int(binary.BigEndian.Uint16(c[at:])) }
 func (c cstruct) u32(at int) uint32 { return binary.NativeEndian.Uint32(c[at:]) }

@@ -234,9 +234,6 @@ func (s *station) dropNeighbour(addr netip.Addr) {
 	s.neighbours = slices.DeleteFunc(slices.Clone(s.neighbours), func(a netip.Addr) bool { return a == addr })
 }
 
-// Changes counts the edits so far; it is the serial of the zones.
-func (n *Names) Changes() uint64 { return n.changes.Load() }
-
 // Addrs returns the addresses of a guest of that bridge: those of every NIC
 // there that holds the name. label is in lower case. The slices are shared: read
 // them only.

@@ -2,8 +2,8 @@ package engine
 
 import (
 	"context"
-	"math"
 	"iter"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"

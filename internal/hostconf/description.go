@@ -97,9 +97,6 @@ func (d *Description) note(format string, args ...any) {
 	}
 }
 
-// dynamic says whether a client of the manager's has to move with the link.
-func (d Description) dynamic() bool { return d.IPv4.DHCP || d.IPv6.DHCP || d.IPv6.RA }
-
 // hasMethod says whether the link is configured to get addresses at all.
 func (d Description) hasMethod() bool {
 	return d.IPv4.Static || d.IPv4.DHCP || d.IPv6.Static || d.IPv6.DHCP || d.IPv6.RA

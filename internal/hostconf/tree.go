@@ -62,15 +62,6 @@ func (t tree) index(link string) int {
 	return n
 }
 
-// bridgeOf is the bridge that a link is a port of, "" if none.
-func (t tree) bridgeOf(link string) string {
-	to, err := os.Readlink(t.path("/sys/class/net/" + link + "/master"))
-	if err != nil || !t.exists("/sys/class/net/"+link+"/brport") {
-		return ""
-	}
-	return filepath.Base(to)
-}
-
 // running says whether a process of that name (as in /proc/PID/comm, 15
 // characters) runs.
 func (t tree) running(comm string) bool {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -305,30 +304,6 @@ func TestLongRule(t *testing.T) {
 	}
 	mustApply(t, after, []plan.Step{{Before: mustObserve(t, after, nil)[chain.Key()], After: chain}})
 	checkSeen(t, after, want)
-}
-
-func TestCounters(t *testing.T) {
-	a := freshNFT(t)
-	rule := "udp dport 9 counter accept"
-	mustApply(t, a, making(host.NewState(inetTable, host.Chain{
-		Table: inetTable, Name: "out", Type: "filter", Hook: "output", Rules: rule + ` comment "discard"` + "\ncounter accept",
-	})))
-	conn, err := net.Dial("udp", "127.0.0.1:9")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := conn.Write([]byte("twelve bytes")); err != nil {
-		t.Fatal(err)
-	}
-	counters, err := a.counters(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	// 20 bytes of IPv4, 8 of UDP.
-	if got, want := counters["inet drawbridge out "+rule], (Counter{1, 40}); got != want {
-		t.Errorf("counted %+v, want %+v; all: %v", got, want, counters)
-	}
 }
 
 func TestWatch(t *testing.T) {

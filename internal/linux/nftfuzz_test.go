@@ -70,7 +70,6 @@ func FuzzKernelAnswers(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		readUserData(b)
 		decodeGeneration(b)
-		countOf(b)
 		foreignLine("", "", b, b)
 		if _, err := canonicalRule(b, func(string) (*nftSet, error) { return set, nil }); err != nil {
 			t.Errorf("comparing: %v", err)

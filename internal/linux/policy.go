@@ -107,10 +107,6 @@ func (h *Host) rulesSeen(each func(host.Rule)) error {
 	return nil
 }
 
-func (h *Host) allPolicy(seen host.State) error {
-	return h.rulesSeen(func(r host.Rule) { seen.Add(r) })
-}
-
 func (h *Host) observePolicy(seen host.State, keys []host.Key) error {
 	wanted := map[host.Key]bool{}
 	for _, k := range keys {

@@ -5,8 +5,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
-	"strings"
 	"strconv"
+	"strings"
 	"time"
 
 	"drawbridge/internal/api"
