@@ -264,6 +264,9 @@ func findSTP(f *Facts) []Finding {
 		if !ok || l.Type != host.TypeBridge || !l.STP || l.ForwardDelay < longDelay || !f.hasGuests(l.Name) {
 			continue
 		}
+		if n := f.Document.Networks[spec.NetworkName(f.networkOn(l.Name))]; n.STP && l.ForwardDelay == longDelay {
+			continue // as short as can be, and asked for
+		}
 		quick := l
 		quick.STP, quick.ForwardDelay = false, 0
 		found = append(found, Finding{

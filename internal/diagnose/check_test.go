@@ -130,6 +130,10 @@ func TestFindings(t *testing.T) {
 		{"stp-delay", func(f *Facts) {
 			f.State.Add(host.Link{Name: "br0", Type: host.TypeBridge, MTU: 1500, STP: true, ForwardDelay: 1500}, host.Link{Name: "vnet0", Type: host.TypeTap, Master: "br0", MTU: 1500})
 		}, []string{"stp-delay"}},
+		{"STP that was asked for", func(f *Facts) {
+			f.Document = f.Document.With(spec.Network{Name: "lan", Mode: "bridged", Bridge: "br0", STP: true, Started: true})
+			f.State.Add(host.Link{Name: "br0", Type: host.TypeBridge, MTU: 1500, STP: true, ForwardDelay: 400})
+		}, nil},
 		{"STP on a bridge without guests", func(f *Facts) {
 			f.State.Add(host.Link{Name: "br0", Type: host.TypeBridge, MTU: 1500, STP: true, ForwardDelay: 1500})
 		}, nil},

@@ -55,6 +55,7 @@ func (e *Engine) change(ctx context.Context, title string, had, want spec.Docume
 		res.Seen = slices.Concat(d.facts, e.ways(ctx, o.PID))
 	}
 	if o.DryRun {
+		res.Edits = !d.doc.Equal(had)
 		return res, nil
 	}
 	if len(res.Cuts) > 0 && !o.CutGuests {

@@ -82,6 +82,11 @@ func TestAnotherSubnetStrandsGuests(t *testing.T) {
 	if _, err := set("mtu", "1400", engine.Options{}); err != nil {
 		t.Errorf("another MTU: %v", err)
 	}
+	for value, edits := range map[string]bool{"alice": true, "": false} {
+		if res, err := set("allow-users", value, engine.Options{DryRun: true}); err != nil || res.Edits != edits || len(res.Steps) != 0 {
+			t.Errorf("planned for users %q: %+v, %v", value, res, err)
+		}
+	}
 	for _, subnet := range []string{"10.77.0.0/24", "192.168.122.254/24"} {
 		_, err := set("subnet", subnet, engine.Options{})
 		if cut, ok := errors.AsType[*engine.CutError](err); !ok || !slices.Equal(cut.Guests, []string{"idle", "web"}) {

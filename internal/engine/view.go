@@ -35,6 +35,9 @@ type Result struct {
 	// Files of the host's own configuration that change with the confirmation.
 	Files  []string
 	DryRun bool
+	// Edits: the document would be another, whether or not that takes steps. Of dry
+	// runs alone.
+	Edits bool
 	// Document after the change.
 	Document spec.Document
 }

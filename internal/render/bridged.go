@@ -159,6 +159,9 @@ func (m bridged) Render(n spec.Network, f Facts) (host.Wish, []Note, error) {
 	if err != nil {
 		return host.NewWish(), nil, err
 	}
+	if n.MTU != 0 && !n.Adopt && br.MTU != n.EffectiveMTU() {
+		notes = append(notes, Note(fmt.Sprintf("%s is the host's own by now and keeps its MTU of %d until network %s is stopped and started anew", n.Bridge, br.MTU, n.Name)))
+	}
 	for k, r := range links {
 		// What differs in nothing is named for the bridge alone: ports stand on it.
 		if k == br.Key() || !host.Same(f.Seen[k], r) {

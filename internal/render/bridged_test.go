@@ -205,6 +205,12 @@ func TestSteadyPulledOutAndBack(t *testing.T) {
 	if err != nil || len(again.Steps) != 0 || Trouble(d.Networks["lan"], f.Seen) != "" {
 		t.Errorf("a host that is as wanted: %q %v", steps(again), err)
 	}
+	// What only a move would change is said.
+	big := d.Networks["lan"]
+	big.MTU = 1400
+	if _, notes, err := Wish(d.With(big), f); err != nil || len(notes) != 1 || !strings.Contains(string(notes[0]), "keeps its MTU of 1500") {
+		t.Errorf("another MTU: %q, %v", notes, err)
+	}
 	// Pulled off by a reload: put back, with no risk, so nobody is asked.
 	nic := f.Seen[host.LinkKey("enp6s18")].(host.Link)
 	nic.Master = ""

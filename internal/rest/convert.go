@@ -23,7 +23,7 @@ func list[T any](in []T) []T {
 
 func changeOf(r engine.Result, boottime int64) api.Change {
 	return api.Change{
-		ID: r.ID, Title: r.Title, Phase: string(r.Phase), DryRun: r.DryRun, NothingToDo: len(r.Steps) == 0 && r.ID == "",
+		ID: r.ID, Title: r.Title, Phase: string(r.Phase), DryRun: r.DryRun, NothingToDo: len(r.Steps) == 0 && r.ID == "" && !r.Edits,
 		Risk: cmp.Or(string(r.Risk), string(plan.RiskNone)), Steps: stepsOf(r.Steps), Cuts: list(r.Cuts), Notes: list(r.Notes),
 		Seen: factsOf(r.Seen), Conditions: conditionsOf(r.Conditions), Files: list(r.Files), DeadlineSecs: leftOf(r.Phase, r.Deadline, boottime),
 	}
