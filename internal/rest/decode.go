@@ -95,7 +95,7 @@ func fields(n *yaml.Node, path string, known map[string]reader) error {
 		key, value := n.Content[i], n.Content[i+1]
 		read, ok := known[key.Value]
 		if key.Kind != yaml.ScalarNode || !ok {
-			return at(key, path, fmt.Sprintf("unknown key %q; there are %s", key.Value, sortedKeys(known)))
+			return at(key, path, fmt.Sprintf("unknown key %q%s; there are %s", key.Value, spec.Meant(key.Value, slices.Collect(maps.Keys(known))), sortedKeys(known)))
 		}
 		if seen[key.Value] {
 			return at(key, path, fmt.Sprintf("key %q is there twice", key.Value))

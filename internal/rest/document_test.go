@@ -81,6 +81,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"networks: []\nnetworks: []\n", "line 2, document", "twice"},
 		{"networks: []\n---\nnetworks: []\n", "document", "more than one"},
 		{"networks:\n  - name: a\n    colour: red\n", "line 3, networks", `unknown key "colour"`},
+		{"networks:\n  - name: a\n    forwrds: []\n", "line 3, networks", `unknown key "forwrds"; is it forwards?`},
 		{"networks:\n  - name: a\n    mtu: big\n", "line 3, networks.mtu", "number"},
 		{"networks:\n  - name: a\n    mtu: 0x10\n", "line 3, networks.mtu", "number"},
 		{"networks:\n  - name: a\n    started: maybe\n", "line 3, networks.started", "true or false"},
