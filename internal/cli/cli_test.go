@@ -202,7 +202,7 @@ var goldens = []struct{ name, args string }{
 	{"reservation-add", "reservation add default 52:54:00:00:00:01 192.168.122.9 --hostname web"}, {"reservation-ls", "reservation ls"}, {"reservation-ls-one", "reservation ls default"},
 	{"reservation-rm", "reservation rm default 52:54:00:00:00:01"},
 	{"lease-ls", "lease ls"}, {"lease-ls-json", "lease ls -o json"}, {"lease-ls-yaml", "lease ls -o yaml"}, {"guest-ls", "guest ls"},
-	{"why", "why web lan:80"}, {"why-svg", "why web lan:80 -o svg"}, {"port-ls", "port ls"}, {"port-attach", "port attach default --name web --user alice --queues 2"}, {"port-detach", "port detach vnet0"},
+	{"why", "why web lan:80"}, {"why-svg", "why web lan:80 -o svg"}, {"port-ls", "port ls"}, {"port-ls-network", "port ls default"}, {"port-ls-empty", "port ls lab"}, {"port-ls-unknown", "port ls nope"}, {"lease-ls-network", "lease ls default -o json"}, {"guest-ls-one", "guest ls web"}, {"guest-ls-unknown", "guest ls nope"}, {"port-attach", "port attach default --name web --user alice --queues 2"}, {"port-detach", "port detach vnet0"},
 	{"change-ls", "change ls"}, {"change-show", "change show abcd1234"}, {"change-confirm", "change confirm abcd1234"}, {"change-cancel", "change cancel abcd1234 -o json"},
 	{"change-extend", "change extend abcd1234 --by 90s"}, {"change-extend-bad", "change extend abcd1234 --by 1ms"},
 	{"qemu-print", "qemu --print --nic network=default,name=web,queues=2 --nic network=lab,mac=52:54:00:00:00:09,model=e1000 -- qemu-system-x86_64 -m 1G disk.img"},

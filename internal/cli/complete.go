@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -83,6 +84,17 @@ func networkNames(ctx context.Context, c *api.Client) ([]string, error) {
 	nets, err := c.Networks(ctx)
 	return describe(nets, err, func(n api.Network) (string, string) {
 		return n.Name, n.Mode + " " + subnets(n.Subnets) + " " + n.State
+	})
+}
+
+func guestNames(ctx context.Context, c *api.Client) ([]string, error) {
+	guests, err := c.Guests(ctx)
+	return describe(guests, err, func(g api.Guest) (string, string) {
+		var on []string
+		for _, n := range g.NICs {
+			on = append(on, n.Network)
+		}
+		return g.Name, "on " + strings.Join(on, ", ")
 	})
 }
 

@@ -74,10 +74,14 @@ func (a *app) forwardAdd() *cobra.Command {
 
 func (a *app) forwardList() *cobra.Command {
 	return &cobra.Command{
-		Use: "ls", Aliases: []string{"list"}, Short: "List forwards", Args: cobra.NoArgs, Example: "  drawbridge forward ls",
-		RunE: func(c *cobra.Command, _ []string) error {
+		Use: "ls [NETWORK]", Aliases: []string{"list"}, Short: "List forwards", Args: cobra.MaximumNArgs(1),
+		Example: "  drawbridge forward ls\n  drawbridge forward ls default", ValidArgsFunction: a.completeFirst(networkNames),
+		RunE: func(c *cobra.Command, args []string) error {
 			list, err := a.client.Forwards(c.Context())
 			if err != nil {
+				return err
+			}
+			if list, err = onNetwork(c, a, args, list, func(f api.ForwardStatus) string { return f.Network }); err != nil {
 				return err
 			}
 			return a.show(list, func(w *writer) { a.forwardTable(w, list) })

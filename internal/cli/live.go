@@ -74,12 +74,30 @@ func (a *app) reservationRemove() *cobra.Command {
 	return c
 }
 
+// onNetwork keeps what is on the network that args names, if it names one; it fails if
+// there is no such network.
+func onNetwork[T any](c *cobra.Command, a *app, args []string, list []T, network func(T) string) ([]T, error) {
+	if len(args) == 0 {
+		return list, nil
+	}
+	list = slices.DeleteFunc(list, func(x T) bool { return network(x) != args[0] })
+	if len(list) > 0 {
+		return list, nil
+	}
+	_, err := a.client.Network(c.Context(), args[0])
+	return list, err
+}
+
 func (a *app) leaseCommand() *cobra.Command {
 	ls := &cobra.Command{
-		Use: "ls", Aliases: []string{"list"}, Short: "List the addresses given to guests", Args: cobra.NoArgs, Example: "  drawbridge lease ls",
-		RunE: func(c *cobra.Command, _ []string) error {
+		Use: "ls [NETWORK]", Aliases: []string{"list"}, Short: "List the addresses given to guests", Args: cobra.MaximumNArgs(1),
+		Example: "  drawbridge lease ls\n  drawbridge lease ls default", ValidArgsFunction: a.completeFirst(networkNames),
+		RunE: func(c *cobra.Command, args []string) error {
 			leases, err := a.client.Leases(c.Context())
 			if err != nil {
+				return err
+			}
+			if leases, err = onNetwork(c, a, args, leases, func(l api.Lease) string { return l.Network }); err != nil {
 				return err
 			}
 			return a.show(leases, func(w *writer) {
@@ -108,11 +126,18 @@ func expiry(at *time.Time, now time.Time) string {
 
 func (a *app) guestCommand() *cobra.Command {
 	ls := &cobra.Command{
-		Use: "ls", Aliases: []string{"list"}, Short: "List guests with their NICs", Args: cobra.NoArgs, Example: "  drawbridge guest ls",
-		RunE: func(c *cobra.Command, _ []string) error {
+		Use: "ls [GUEST]", Aliases: []string{"list"}, Short: "List guests with their NICs", Args: cobra.MaximumNArgs(1),
+		Example: "  drawbridge guest ls\n  drawbridge guest ls web", ValidArgsFunction: a.completeFirst(guestNames),
+		RunE: func(c *cobra.Command, args []string) error {
 			guests, err := a.client.Guests(c.Context())
 			if err != nil {
 				return err
+			}
+			if len(args) > 0 {
+				guests = slices.DeleteFunc(guests, func(g api.Guest) bool { return g.Name != args[0] })
+			}
+			if len(args) > 0 && len(guests) == 0 {
+				return fmt.Errorf("there is no guest %q; see drawbridge guest ls", args[0])
 			}
 			return a.show(guests, func(w *writer) {
 				var rows [][]cell
@@ -132,10 +157,14 @@ func (a *app) guestCommand() *cobra.Command {
 
 func (a *app) portCommand() *cobra.Command {
 	ls := &cobra.Command{
-		Use: "ls", Aliases: []string{"list"}, Short: "List guests' NICs, those of other programs included", Args: cobra.NoArgs, Example: "  drawbridge port ls",
-		RunE: func(c *cobra.Command, _ []string) error {
+		Use: "ls [NETWORK]", Aliases: []string{"list"}, Short: "List guests' NICs, those of other programs included", Args: cobra.MaximumNArgs(1),
+		Example: "  drawbridge port ls\n  drawbridge port ls default", ValidArgsFunction: a.completeFirst(networkNames),
+		RunE: func(c *cobra.Command, args []string) error {
 			ports, err := a.client.Ports(c.Context())
 			if err != nil {
+				return err
+			}
+			if ports, err = onNetwork(c, a, args, ports, func(p api.Port) string { return p.Network }); err != nil {
 				return err
 			}
 			return a.show(ports, func(w *writer) { portTable(w, ports) })
