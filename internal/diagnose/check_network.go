@@ -44,7 +44,7 @@ func networkChecks() []Check {
 		},
 		{
 			"stp-delay", Warning, "A bridge makes new ports wait", "A guest's first seconds pass before its frames do: DHCP may give up (15 to 30 s by default).",
-			"Turn the spanning tree protocol off, or the forward delay down, where no second way leads to the same switch.", findSTP,
+			"Turn the spanning tree protocol off, or the forward delay down, where no second way leads to the same switch. By doctor, ports that wait forward at once.", findSTP,
 		},
 		{
 			"mtu-mismatch", Warning, "Ports of one bridge have different MTUs", "Large packets get lost without a word while small ones pass: connections begin and then hang.",
@@ -273,13 +273,19 @@ func findSTP(f *Facts) []Finding {
 			About: Subject{Link: l.Name, Network: f.networkOn(l.Name)},
 			Seen:  fmt.Sprintf("bridge %s has STP on and a forward delay of %.0f s", l.Name, float64(l.ForwardDelay)/100),
 			Fix: Fix{
-				Command: fmt.Sprintf("ip link set %s type bridge stp_state 0 forward_delay 0", l.Name),
+				Command: noSpanningTree(l.Name),
 				Undo:    fmt.Sprintf("ip link set %s type bridge stp_state 1 forward_delay %d", l.Name, l.ForwardDelay),
 				Turns:   []Turn{{l, quick}},
 			},
 		})
 	}
 	return found
+}
+
+// noSpanningTree is the command that turns it off; with both in one the kernel refuses a
+// delay of 0. Ports that wait already go on waiting until they are told, as doctor does.
+func noSpanningTree(bridge string) string {
+	return fmt.Sprintf("ip link set %s type bridge stp_state 0 && ip link set %s type bridge forward_delay 0", bridge, bridge)
 }
 
 // hasGuests says whether a bridge is a network's, or has taps on it.

@@ -96,7 +96,7 @@ func TestExplainOnBridges(t *testing.T) {
 				s.change(p, func(l *Link) { l.Isolated = true })
 			}
 		}, b, Dropped, "both ports are isolated", "ip link set tapb type bridge_slave isolated off", false},
-		{"spanning tree", func(s *Scene) { s.change("tapa", func(l *Link) { l.Waits = "listening" }) }, b, Dropped, "does not forward yet: it is listening", "ip link set br0 type bridge stp_state 0 forward_delay 0", false},
+		{"spanning tree", func(s *Scene) { s.change("tapa", func(l *Link) { l.Waits = "listening" }) }, b, Dropped, "does not forward yet: it is listening", "ip link set br0 type bridge stp_state 0 && ip link set br0 type bridge forward_delay 0 && bridge link set dev tapa state 3", false},
 		{"a wrong entry by hand", func(s *Scene) { s.Places["br0"]["52:54:00:00:00:0b"] = []Place{{Port: "up0", Fixed: true}} }, b, Dropped,
 			"somebody told it that 52:54:00:00:00:0b is behind up0", "bridge fdb del 52:54:00:00:00:0b dev up0 master", false},
 		{"of another VLAN", func(s *Scene) { s.Places["br0"]["52:54:00:00:00:0b"] = []Place{{Port: "up0", Fixed: true, VLAN: 30}} }, b, Accepted, "", "", true},

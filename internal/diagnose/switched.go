@@ -134,7 +134,7 @@ func (c *courier) portWorks(e End) bool {
 		return c.end(Dropped, where, fmt.Sprintf("ip link set %s master %s", e.Port, e.Bridge), "%s's port is not in bridge %s", who, e.Bridge)
 	}
 	if l.Waits != "" {
-		return c.end(Dropped, where, "ip link set "+e.Bridge+" type bridge stp_state 0 forward_delay 0", "%s's port does not forward yet: it is %s (spanning tree)", who, l.Waits)
+		return c.end(Dropped, where, noSpanningTree(e.Bridge)+" && bridge link set dev "+e.Port+" state 3", "%s's port does not forward yet: it is %s (spanning tree)", who, l.Waits)
 	}
 	c.add(where, "%s, up, in bridge %s", who, e.Bridge)
 	b, there := c.scene.Host.Links[e.Bridge]

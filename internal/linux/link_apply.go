@@ -263,8 +263,42 @@ func (h *Host) changeBridge(there link, want host.Link) error {
 	if want.STP {
 		return errors.Join(delay(), stp())
 	}
-	return errors.Join(stp(), delay())
+	err := errors.Join(stp(), delay())
+	if err == nil && there.STP {
+		err = h.endWait(there)
+	}
+	return err
 }
+
+// endWait lets the ports of a bridge that does without spanning tree now forward at
+// once. Their timers go on as they were: a port that began to listen just before would
+// forward after twice the old delay only, 30 s by default (measured, Linux 6.18).
+func (h *Host) endWait(bridge link) error {
+	all, err := h.rtnl.links()
+	if err != nil {
+		return fmt.Errorf("list the ports of %s: %w", bridge.Name, err)
+	}
+	for _, p := range all {
+		if p.master != bridge.index || p.port.state != stateListening && p.port.state != stateLearning {
+			continue
+		}
+		_, err := h.rtnl.do(unix.RTM_NEWLINK, flagChange, linkHeader(p.index, 0, 0), portData(func(ae *netlink.AttributeEncoder) {
+			ae.Uint8(unix.IFLA_BRPORT_STATE, stateForwarding)
+		}))
+		// A port that went down meanwhile begins anew when it is up again.
+		if err != nil && !isAny(err, unix.ENETDOWN, unix.ENODEV, unix.EINVAL) {
+			return fmt.Errorf("let port %s forward: %w", p.Name, err)
+		}
+	}
+	return nil
+}
+
+// States of a port, BR_STATE_* of linux/if_bridge.h.
+const (
+	stateListening  = 1
+	stateLearning   = 2
+	stateForwarding = 3
+)
 
 // filterVLANs puts a bridge itself into VLANs before it begins to tell them apart,
 // and takes it out of them once it has ceased to: the host's own frames pass.
@@ -330,14 +364,20 @@ func (h *Host) differing(there link, want host.Link, replug bool, master int) at
 	}
 }
 
+// portFlags are what a link is as a port of its bridge.
 func portFlags(want host.Link) attributes {
+	return portData(func(ae *netlink.AttributeEncoder) {
+		ae.Uint8(unix.IFLA_BRPORT_ISOLATED, uint8(number(want.Isolated)))
+		ae.Uint8(unix.IFLA_BRPORT_MODE, uint8(number(want.Hairpin)))
+	})
+}
+
+// portData are attributes of a port of a bridge, IFLA_BRPORT_*.
+func portData(attrs attributes) attributes {
 	return func(ae *netlink.AttributeEncoder) {
 		nest(ae, unix.IFLA_LINKINFO, func(ae *netlink.AttributeEncoder) {
 			ae.String(unix.IFLA_INFO_SLAVE_KIND, host.TypeBridge)
-			nest(ae, unix.IFLA_INFO_SLAVE_DATA, func(ae *netlink.AttributeEncoder) {
-				ae.Uint8(unix.IFLA_BRPORT_ISOLATED, uint8(number(want.Isolated)))
-				ae.Uint8(unix.IFLA_BRPORT_MODE, uint8(number(want.Hairpin)))
-			})
+			nest(ae, unix.IFLA_INFO_SLAVE_DATA, attrs)
 		})
 	}
 }

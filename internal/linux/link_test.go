@@ -3,6 +3,8 @@ package linux
 import (
 	"context"
 	"fmt"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -83,4 +85,36 @@ func TestThousandTaps(t *testing.T) {
 		t.Errorf("bridge and the foreign tap should be left, see %v", seen)
 	}
 	apply(t, h, remove(br, foreign))
+}
+
+// TestWithoutSpanningTreePortsDoNotWait: those that wait when it is turned off forward
+// at once, although the kernel would let them wait on.
+func TestWithoutSpanningTreePortsDoNotWait(t *testing.T) {
+	h := newHost(t)
+	br := aBridge("brstp")
+	br.STP, br.ForwardDelay = true, 1500
+	apply(t, h, create(br))
+	ip := func(args ...string) string {
+		t.Helper()
+		out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("%q: %v\n%s", args, err, out)
+		}
+		return string(out)
+	}
+	ip("ip", "link", "add", "p0", "type", "veth", "peer", "name", "p1")
+	ip("ip", "link", "set", "p0", "master", br.Name, "up")
+	ip("ip", "link", "set", "p1", "up")
+	state := func() string { return ip("bridge", "-d", "link", "show", "dev", "p0") }
+	for limit := time.Now().Add(10 * time.Second); !strings.Contains(state(), "state listening"); {
+		if time.Now().After(limit) {
+			t.Fatal("the port does not wait: ", state())
+		}
+	}
+	quick := br
+	quick.STP, quick.ForwardDelay = false, 0
+	apply(t, h, []plan.Step{{Before: br, After: quick}})
+	if got := state(); !strings.Contains(got, "state forwarding") {
+		t.Errorf("the port waits on: %s", got)
+	}
 }
