@@ -39,6 +39,9 @@ for p in /proc/[0-9]*; do
 done
 `
 
+// theirBridge says what libvirt made of its bridge, and what others might have.
+const theirBridge = `ip -d link show virbr0 | grep -o 'link/ether [^ ]*\|forward_delay [^ ]*\|stp_state [^ ]*\|alias.*'; ip -o -4 addr show virbr0`
+
 // libvirtd starts libvirt's daemon, as its package has it but for who may ask it.
 func (w *world) libvirtd() (stop func()) {
 	w.t.Helper()
@@ -88,11 +91,18 @@ func libvirt(t *testing.T) {
 	// other, and it is told.
 	w.check(w.virsh("net-destroy default"))
 	w.on(program + " network create clash --ipv6 off --subnet " + theirs.String())
+	made := ""
 	w.restart(func() {
 		w.on(endOfServices)
 		w.on("ip link del virbr0")
 		w.check(w.virsh("net-start default"))
+		made = w.on(theirBridge)
 	})
+	// It stands under the name of ours, and stays as libvirt made it.
+	now := w.on(theirBridge)
+	if out := w.on(program + " network ls"); now != made || !strings.Contains(out, "degraded") {
+		t.Errorf("libvirt's virbr0 was\n%s\nand is\n%s\n%s", made, now, out)
+	}
 	found := w.finding("libvirt-conflict")
 	if found == nil || !strings.Contains(found.Seen, theirs.String()) || !strings.HasPrefix(found.Fix.Command, "virsh net-destroy default") {
 		t.Fatalf("libvirt's subnet is taken: %+v", found)
