@@ -154,9 +154,12 @@ func unpackKernel(ctx context.Context, dir string, packages []string) error {
 	}
 	defer os.RemoveAll(tmp)
 	// apt drops to the user _apt for downloads, who may not write here.
-	get := exec.CommandContext(ctx, "apt-get", append([]string{"-qq", "-o", "APT::Sandbox::User=root", "download"}, packages...)...)
-	get.Dir = tmp
-	if err := runQuiet(get); err != nil {
+	_, err = Fetch(func() *exec.Cmd {
+		get := exec.CommandContext(ctx, "apt-get", append([]string{"-qq", "-o", "APT::Sandbox::User=root", "download"}, packages...)...)
+		get.Dir = tmp
+		return get
+	})
+	if err != nil {
 		return fmt.Errorf("download the guest kernel: %w", err)
 	}
 	debs, err := filepath.Glob(filepath.Join(tmp, "*.deb"))

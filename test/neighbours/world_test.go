@@ -65,12 +65,9 @@ func script(t *testing.T, path string) string {
 	if os.Getenv("DRAWBRIDGE_HOSTS") == "" {
 		t.Skip("what other programs need takes minutes to make: run by make test-hosts")
 	}
-	cmd := exec.Command(path)
-	var complaints strings.Builder
-	cmd.Stderr = &complaints
-	out, err := cmd.Output()
+	out, err := nettest.Fetch(func() *exec.Cmd { return exec.Command(path) })
 	if err != nil {
-		t.Fatalf("%s: %v\n%s", path, err, complaints.String())
+		t.Fatal(err)
 	}
 	return strings.TrimSpace(string(out))
 }

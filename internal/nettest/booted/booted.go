@@ -45,9 +45,7 @@ type Host struct {
 
 // Root has a script of the project's make a root, or find it, and returns its path.
 func Root(src, script string, args ...string) (string, error) {
-	made := exec.Command(filepath.Join(src, script), args...)
-	made.Stderr = os.Stderr
-	base, err := made.Output()
+	base, err := nettest.Fetch(func() *exec.Cmd { return exec.Command(filepath.Join(src, script), args...) })
 	if err != nil {
 		return "", fmt.Errorf("make the root of a host: %w", err)
 	}
