@@ -65,13 +65,14 @@ func (e *Engine) portsOn(ctx context.Context, n spec.Network, seen host.State) [
 	if err != nil {
 		return ports // the next look asks again
 	}
+	silent := silentMACs(spec.Document{Networks: map[spec.NetworkName]spec.Network{n.Name: n}}, maps.Values(e.leases))
 	for _, r := range seen {
 		l, _ := r.(host.Link)
 		if _, ours := e.live[l.Name]; ours || l.Master == "" || l.Master != n.Bridge {
 			continue
 		}
 		macs := learned[l.Name]
-		if mac := silentMAC(l, n, maps.Values(e.leases)); mac != "" && len(macs) == 0 {
+		if mac := silent(l, n.Name); mac != "" && len(macs) == 0 {
 			macs = []string{mac}
 		}
 		for _, mac := range macs {

@@ -66,12 +66,13 @@ func (e *Engine) conclude(ctx context.Context, planner *Engine, doc spec.Documen
 		return !there
 	})
 	v.Ports = e.portsSeen(doc, facts.Seen, seen.users, seen.counters)
+	silent := silentMACs(doc, slices.Values(v.Leases))
 	for i, p := range v.Ports {
 		if macs := x.Learned[p.Tap]; p.MAC == "" && len(macs) == 1 {
 			v.Ports[i].MAC = macs[0]
 		} else if p.MAC == "" && len(macs) == 0 {
 			l, _ := facts.Seen[host.LinkKey(p.Tap)].(host.Link)
-			v.Ports[i].MAC = silentMAC(l, doc.Networks[p.Network], slices.Values(v.Leases))
+			v.Ports[i].MAC = silent(l, p.Network)
 		}
 	}
 	v.Leases = nameLeases(v.Leases, v.Ports, doc)
@@ -243,30 +244,40 @@ func (e *Engine) portsSeen(doc spec.Document, seen host.State, users map[string]
 	return ports
 }
 
-// silentMAC is the hardware address of a guest that the switch has forgotten, as it
+// silentMACs finds the hardware addresses of guests that the switch has forgotten, as it
 // does after five minutes without a frame: libvirt gives a tap its guest's address with
-// fe in front, so whose lease or reservation has the rest is behind it; else "".
-func silentMAC(tap host.Link, n spec.Network, leases iter.Seq[Lease]) string {
-	rest, ok := strings.CutPrefix(tap.MAC, "fe:")
-	if !ok {
-		return ""
-	}
-	var found []string
-	for l := range leases {
-		if l.Network == n.Name && strings.HasSuffix(l.MAC, ":"+rest) {
-			found = append(found, l.MAC)
+// fe in front, so whose lease or reservation has the rest is behind it; "" for nobody, or
+// if it may be one of several.
+func silentMACs(doc spec.Document, leases iter.Seq[Lease]) func(tap host.Link, on spec.NetworkName) string {
+	var known map[string]string
+	add := func(on spec.NetworkName, mac string) {
+		if len(mac) < len("52:") {
+			return
 		}
-	}
-	for _, r := range n.Reservations {
-		if strings.HasSuffix(r.MAC, ":"+rest) {
-			found = append(found, r.MAC)
+		key := string(on) + " " + mac[len("52:"):]
+		if other, there := known[key]; there && other != mac {
+			mac = ""
 		}
+		known[key] = mac
 	}
-	slices.Sort(found)
-	if found = slices.Compact(found); len(found) != 1 {
-		return ""
+	return func(tap host.Link, on spec.NetworkName) string {
+		rest, ok := strings.CutPrefix(tap.MAC, "fe:")
+		if !ok {
+			return ""
+		}
+		if known == nil { // mostly nobody is silent
+			known = map[string]string{}
+			for l := range leases {
+				add(l.Network, l.MAC)
+			}
+			for name, n := range doc.Networks {
+				for _, r := range n.Reservations {
+					add(name, r.MAC)
+				}
+			}
+		}
+		return known[string(on)+" "+rest]
 	}
-	return found[0]
 }
 
 // countPort fills in what went over a port.
