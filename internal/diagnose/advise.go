@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"drawbridge/internal/topology"
 )
 
 // Purpose is what a host's guests are for.
@@ -321,7 +323,7 @@ func (g Ground) evidence() []string {
 		if !g.Carrier {
 			text += ", which has no carrier"
 		} else if g.SpeedMbit > 0 {
-			text += fmt.Sprintf(", %d Mbit/s", g.SpeedMbit)
+			text += ", " + topology.Speed(g.SpeedMbit)
 		}
 		list = append(list, text)
 	}

@@ -130,7 +130,7 @@ func (s *svg) card(n Node) {
 			class += " mild"
 		}
 	case n.Kind == KindNIC:
-		last = strings.Join(full(speed(n.SpeedMbit), "up"), " · ")
+		last = strings.Join(full(Speed(n.SpeedMbit), "up"), " · ")
 	case n.Kind == KindHost:
 		last = "a peer on the LAN"
 	default:
@@ -161,7 +161,8 @@ func full(parts ...string) []string {
 	return out
 }
 
-func speed(mbit int) string {
+// Speed is a link speed in megabits a second in words: 10 Gbit/s; "" for none.
+func Speed(mbit int) string {
 	switch {
 	case mbit <= 0:
 		return ""
@@ -269,7 +270,7 @@ func facts(n Node) string {
 	}
 	add("leads to", n.Leads)
 	add("MAC", n.MAC)
-	add("speed", speed(n.SpeedMbit))
+	add("speed", Speed(n.SpeedMbit))
 	add("VLAN", strings.Join(n.VLANs, ", "))
 	add("by", n.Owner)
 	if n.Mark != "" {

@@ -302,7 +302,7 @@ func (t *tree) nic(n Node) Line {
 	}
 	add(Soft, strings.TrimSpace(n.Type+" "+strings.Join(n.VLANs, ",")))
 	add(Plain, strings.Join(n.Addresses, " "))
-	add(Soft, speed(n.SpeedMbit))
+	add(Soft, Speed(n.SpeedMbit))
 	switch {
 	case n.Health == Problem || n.Health == Warning:
 		add(trouble[n.Health], "! "+n.Note)
