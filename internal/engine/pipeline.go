@@ -47,6 +47,7 @@ func (e *Engine) change(ctx context.Context, title string, had, want spec.Docume
 	for _, n := range d.notes {
 		res.Notes = append(res.Notes, string(n))
 	}
+	res.Notes = append(res.Notes, e.elsewhere(had, d.doc)...)
 	if stranded, note := e.stranded(ctx, had, d.doc, d.seen); len(stranded) > 0 {
 		res.Cuts, res.Notes = append(res.Cuts, stranded...), append(res.Notes, note)
 	}

@@ -20,6 +20,28 @@ func fits(n spec.Network, l Lease) bool {
 	return ok && err == nil && four.Prefix.Contains(a)
 }
 
+// elsewhere tells of guests that get a reserved address while they have another: they
+// keep that one until they ask DHCP again.
+func (e *Engine) elsewhere(had, want spec.Document) []string {
+	var notes []string
+	for _, name := range want.Names() {
+		old, now := had.Networks[name], want.Networks[name]
+		if slices.Equal(old.Reservations, now.Reservations) {
+			continue
+		}
+		for _, r := range now.Reservations {
+			l, leased := e.leases[leaseKey{name, r.MAC}]
+			if !leased || !fits(now, l) || l.Address == r.Addr.String() || !r.Addr.Is4() || slices.Contains(old.Reservations, r) {
+				continue
+			}
+			four, _ := now.Subnet4()
+			notes = append(notes, fmt.Sprintf("%s keeps %s until it asks DHCP again: at once when it is started anew, else within %s",
+				nameOr(r.Hostname, nameOr(l.Hostname, r.MAC)), l.Address, time.Duration(four.LeaseSeconds)*time.Second/2))
+		}
+	}
+	return notes
+}
+
 // stranded names the guests that a change leaves with an address that their running
 // network no longer has, or with a gateway that is no more: they stay plugged in, but
 // reach nobody until they ask DHCP again.

@@ -82,6 +82,10 @@ func TestAnotherSubnetStrandsGuests(t *testing.T) {
 	if _, err := set("mtu", "1400", engine.Options{}); err != nil {
 		t.Errorf("another MTU: %v", err)
 	}
+	res, err := e.Do(t.Context(), engine.Reserve{Name: "default", Reservation: spec.Reservation{MAC: web, Addr: netip.MustParseAddr("192.168.122.80")}}, engine.Options{DryRun: true})
+	if want := web + " keeps 192.168.122.57 until it asks DHCP again: at once when it is started anew, else within 30m0s"; err != nil || !slices.Equal(res.Notes, []string{want}) {
+		t.Errorf("another address for web: notes %q, %v", res.Notes, err)
+	}
 	for value, edits := range map[string]bool{"alice": true, "": false} {
 		if res, err := set("allow-users", value, engine.Options{DryRun: true}); err != nil || res.Edits != edits || len(res.Steps) != 0 {
 			t.Errorf("planned for users %q: %+v, %v", value, res, err)
