@@ -75,3 +75,26 @@ func TestDrawingsAreOfWhatIsSeen(t *testing.T) {
 		}
 	}
 }
+
+// A forward's guest is that of the first port of its network that it means, by name,
+// hardware address or address.
+func TestGuestOfAForward(t *testing.T) {
+	ports := []engine.Port{
+		{Network: "lab", Guest: "web", MAC: "52:54:00:00:00:01", Addresses: []string{"10.9.0.2"}},
+		{Network: "default", Guest: "web", MAC: "52:54:00:00:00:02", Addresses: []string{"192.168.122.2", "fd00::2"}},
+		{Network: "default", Guest: "", MAC: "52:54:00:00:00:03"},
+		{Network: "default", Guest: "db", MAC: "52:54:00:00:00:04", Addresses: []string{"192.168.122.2"}},
+	}
+	for _, c := range []struct{ target, address, want string }{
+		{"web", "", "web"}, {"52:54:00:00:00:04", "", "db"}, {"52:54:00:00:00:03", "", ""}, {"192.168.122.2", "192.168.122.2", "web"},
+		{"db", "192.168.122.2", "web"}, {"other", "fd00::2", "web"}, {"other", "", ""}, {"10.9.0.2", "10.9.0.2", ""},
+	} {
+		f := engine.ForwardView{Network: "default", Forward: spec.Forward{Proto: spec.TCP, Target: c.target}}
+		if c.address != "" {
+			f.Address = netip.MustParseAddr(c.address)
+		}
+		if got := findersOf([]engine.ForwardView{f}, ports).guestOf(f); got != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -123,8 +122,9 @@ func inputOf(v engine.View, forwards []engine.ForwardView) topology.Input {
 		}
 		in.Ports = append(in.Ports, port)
 	}
+	at := findersOf(forwards, v.Ports)
 	for _, f := range forwards {
-		in.Forwards = append(in.Forwards, doorOf(f, v.Ports))
+		in.Forwards = append(in.Forwards, doorOf(f, at))
 	}
 	for name, n := range v.Networks {
 		in.Problems[name] = n.Problems
@@ -134,7 +134,7 @@ func inputOf(v engine.View, forwards []engine.ForwardView) topology.Input {
 
 // doorOf is a forward in the words of the picture. Its guest is who has the
 // address that it leads to.
-func doorOf(f engine.ForwardView, ports []engine.Port) topology.Forward {
+func doorOf(f engine.ForwardView, at finders) topology.Forward {
 	proto, listen, _ := strings.Cut(f.Key(), "/")
 	if f.Proto != spec.TCP && f.Proto != spec.ProtoAll {
 		listen += "/" + proto
@@ -152,30 +152,62 @@ func doorOf(f engine.ForwardView, ports []engine.Port) topology.Forward {
 	if f.Address.IsValid() {
 		out.Address = f.Address.String()
 	}
-	out.Guest = guestOf(f, ports)
+	out.Guest = at.guestOf(f)
 	return out
 }
 
-func guestOf(f engine.ForwardView, ports []engine.Port) string {
-	mac, _ := f.TargetMAC()
-	for _, p := range ports {
-		if p.Network != f.Network {
-			continue
-		}
-		if p.Guest == f.Target || mac != "" && p.MAC == mac || has(p.Addresses, f.Address) {
-			return p.Guest
-		}
-	}
-	return ""
+// finder is what a forward finds its guest by: name, hardware address or address.
+type finder struct {
+	network spec.NetworkName
+	by      string
 }
 
-func has(list []string, a netip.Addr) bool {
-	for _, s := range list {
-		if a.IsValid() && s == a.String() {
-			return true
+// finders has the first port of each network that is found by something, and its guest.
+type finders map[finder]foundPort
+
+type foundPort struct {
+	at    int
+	guest string
+}
+
+// findersOf reads the ports once: there may be a thousand of them, and of forwards too.
+func findersOf(forwards []engine.ForwardView, ports []engine.Port) finders {
+	if len(forwards) == 0 {
+		return nil
+	}
+	found := make(finders, 3*len(ports))
+	for i, p := range ports {
+		add := func(by string) {
+			k := finder{p.Network, by}
+			if _, there := found[k]; by != "" && !there {
+				found[k] = foundPort{i, p.Guest}
+			}
+		}
+		add(p.Guest)
+		add(p.MAC)
+		for _, a := range p.Addresses {
+			add(a)
 		}
 	}
-	return false
+	return found
+}
+
+// guestOf is the guest of the first port that a forward means, "" if there is none.
+func (at finders) guestOf(f engine.ForwardView) string {
+	keys := []string{f.Target}
+	if mac, ok := f.TargetMAC(); ok {
+		keys = append(keys, mac)
+	}
+	if f.Address.IsValid() {
+		keys = append(keys, f.Address.String())
+	}
+	best := foundPort{at: -1}
+	for _, k := range keys {
+		if p, ok := at[finder{f.Network, k}]; ok && (best.at < 0 || p.at < best.at) {
+			best = p
+		}
+	}
+	return best.guest
 }
 
 func topologyOf(g topology.Graph) api.Topology {
