@@ -130,6 +130,8 @@ type running struct {
 	counts   *store.Tally
 	keyStore *store.Keys
 	hints    chan engine.Hint
+	// parameters are the names of the sysctls that doctor looked at last.
+	parameters atomic.Pointer[[]string]
 	// openTables: the kernel cannot keep others out of our nftables tables.
 	openTables bool
 }
@@ -177,7 +179,7 @@ func runDaemon(ctx context.Context, s settings) error {
 	if s.defaultNetwork {
 		d.createDefault(ctx)
 	}
-	if err := d.follow(ctx); err != nil {
+	if err := d.follow(ctx, server.Stir); err != nil {
 		return err
 	}
 	d.openWeb(server)
@@ -308,8 +310,9 @@ func (d *running) createDefault(ctx context.Context) {
 	}
 }
 
-// follow begins to listen to the host.
-func (d *running) follow(ctx context.Context) error {
+// follow begins to listen to the host. stir is called for what the engine tells no event
+// of: most of what others do to links, as the kernel does not say who did it, and parameters.
+func (d *running) follow(ctx context.Context, stir func()) error {
 	d.linux.OnRelease(func(tap string) { d.hint(engine.Hint{Object: tap}) })
 	events, err := d.linux.Watch(ctx)
 	if err != nil {
@@ -318,8 +321,10 @@ func (d *running) follow(ctx context.Context) error {
 	go func() {
 		for e := range events {
 			d.hint(engine.Hint{Kind: string(e.Kind), Object: e.Link, Who: e.Who})
+			stir()
 		}
 	}()
+	go d.followParameters(ctx, stir)
 	go d.followGuests(ctx)
 	go d.followNeighbours(ctx)
 	go d.retryPorts(ctx)

@@ -34,6 +34,8 @@ type doctor struct {
 	// problems are what guest services say of themselves.
 	problems func() []string
 	offline  bool
+	// looked is called with the sysctls that it looks at; nil if nobody wants to know.
+	looked func(paths []string)
 	// openTables: the kernel cannot keep others out of our nftables tables.
 	openTables bool
 }
@@ -110,7 +112,11 @@ func (d doctor) recorded() (at int64) {
 // told fills in what the engine says, and what depends on it.
 func (d doctor) told(f *diagnose.Facts, x engine.Examination) {
 	f.Document, f.State, f.Held, f.Quarrel, f.Observe, f.Learned = x.Document, maps.Clone(x.State), x.Held, x.Quarrel, x.Observe, x.Learned
-	f.Sysctls = sysctls(parameters(f)...)
+	paths := parameters(f)
+	f.Sysctls = sysctls(paths...)
+	if d.looked != nil {
+		d.looked(paths)
+	}
 	f.Anew()
 }
 
@@ -219,6 +225,33 @@ func parameters(f *diagnose.Facts) []string {
 	return paths
 }
 
+// parameterPause is how often the sysctls are read that checks look at: the kernel tells of
+// few of them, and ten take it a tenth of a millisecond.
+const parameterPause = 2 * time.Second
+
+// followParameters calls changed when one of them is another.
+func (d *running) followParameters(ctx context.Context, changed func()) {
+	tick := time.NewTicker(parameterPause)
+	defer tick.Stop()
+	var had map[string]string
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		paths := d.parameters.Load()
+		if paths == nil {
+			continue // nobody looked yet
+		}
+		now := sysctls(*paths...)
+		if had != nil && !maps.Equal(had, now) {
+			changed()
+		}
+		had = now
+	}
+}
+
 func sysctls(paths ...string) map[string]string {
 	values := map[string]string{}
 	for _, p := range paths {
@@ -263,5 +296,5 @@ func (d *running) doctor() doctor {
 			return nil // it does not answer, which is found too
 		}
 		return report.Problems
-	}}
+	}, looked: func(paths []string) { d.parameters.Store(&paths) }}
 }

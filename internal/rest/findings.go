@@ -8,13 +8,12 @@ import (
 
 	"drawbridge/internal/api"
 	"drawbridge/internal/diagnose"
-	"drawbridge/internal/engine"
 	"drawbridge/internal/topology"
 )
 
 // lookout has at hand what doctor finds, so that no picture waits for it. It looks
-// again after events, and every now and then for what makes none; in between it
-// rests for long enough to cost next to nothing.
+// again after events, when it is stirred, and every now and then for what nobody tells;
+// in between it rests for long enough to cost next to nothing.
 type lookout struct {
 	look   func(context.Context) ([]diagnose.Finding, error)
 	now    func() time.Time
@@ -39,7 +38,7 @@ const (
 	leastRest   = 2 * time.Second
 	restShare   = 30
 	longestRest = 10 * time.Second
-	// mostRest is how old a sight gets without any event.
+	// mostRest is how old a sight gets without a word.
 	mostRest = time.Minute
 )
 
@@ -49,8 +48,12 @@ func newLookout(look func(context.Context) ([]diagnose.Finding, error), now func
 	return l
 }
 
-// heard is called with every event, and never waits.
-func (l *lookout) heard(engine.Event) {
+// Stir says that something on the host may be different of which no event tells. It
+// never waits.
+func (s *Server) Stir() { s.lookout.stir() }
+
+// stir has it look again, once it has rested.
+func (l *lookout) stir() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
@@ -59,7 +62,7 @@ func (l *lookout) heard(engine.Event) {
 
 // run looks until ctx ends. A look that fails leaves what was known.
 func (l *lookout) run(ctx context.Context) {
-	pause := func(d time.Duration) { // d, or until there is an event
+	pause := func(d time.Duration) { // d, or until it is stirred
 		select {
 		case <-ctx.Done():
 		case <-l.wake:

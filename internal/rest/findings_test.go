@@ -120,7 +120,7 @@ func TestLookingIsRestful(t *testing.T) {
 	ended := make(chan struct{})
 	go func() { l.run(ctx); close(ended) }()
 	eventually(t, "a first look", func() bool { return count() == 1 })
-	eventually(t, "events are heard", func() bool { l.heard(engine.Event{}); return count() >= 4 })
+	eventually(t, "events are heard", func() bool { l.stir(); return count() >= 4 })
 	mu.Lock()
 	for i := 1; i < len(looks); i++ {
 		if rest := looks[i].Sub(looks[i-1]); rest < l.least {
@@ -130,7 +130,7 @@ func TestLookingIsRestful(t *testing.T) {
 	fail = true
 	mu.Unlock()
 	had := count()
-	eventually(t, "a look that fails", func() bool { l.heard(engine.Event{}); return count() > had })
+	eventually(t, "a look that fails", func() bool { l.stir(); return count() > had })
 	if got := l.sight(); got.at.IsZero() || len(got.found) != 1 {
 		t.Errorf("what was known is lost: %+v", got)
 	}

@@ -180,7 +180,7 @@ func New(c Config) *Server {
 	s.lookout = newLookout(func(ctx context.Context) ([]diagnose.Finding, error) { return s.examine(ctx, "") }, c.Now)
 	s.unwatch = c.Engine.Watch(func(e engine.Event) {
 		s.feed.add(e)
-		s.lookout.heard(e)
+		s.lookout.stir()
 	})
 	s.stop, s.stopAll = context.WithCancel(context.Background())
 	s.huma = humago.New(s.mux, s.humaConfig())
