@@ -167,7 +167,7 @@ func (o opener) InUse(err error) bool {
 func modes() []api.Mode {
 	var list []api.Mode
 	for _, m := range render.Modes {
-		list = append(list, api.Mode{Name: string(m.Name()), Summary: m.Summary()})
+		list = append(list, api.Mode{Name: string(m.Name()), Summary: m.Summary(), Forwards: render.HasForwards(m.Name())})
 	}
 	return list
 }

@@ -97,6 +97,8 @@ type Mode struct {
 	Name    string `json:"name"`
 	Summary string `json:"summary"`
 	Default bool   `json:"default"`
+	// Forwards: networks of this mode can have some.
+	Forwards bool `json:"forwards" doc:"Whether forwards can lead to its guests"`
 }
 
 // Lease is an address given to a guest.

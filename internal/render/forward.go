@@ -206,6 +206,10 @@ func ForwardNeeds(n spec.Network) []host.Resource {
 	return needs
 }
 
+// HasForwards says whether networks of a mode can have forwards: those whose guests
+// nobody outside reaches otherwise, and who reach what is outside.
+func HasForwards(mode spec.ModeName) bool { return mode == nat{}.Name() }
+
 // noForwards refuses forwards on a network of a mode that cannot have them.
 func noForwards(n spec.Network, why string) error {
 	for f := range n.Forwards.All() {

@@ -171,6 +171,10 @@ const tests = {
     await settled(page);
     await go(page, 'Forwards');
     await button(page, 'Open a door').click();
+    // Nothing leads into lab, which is isolated: neither it nor its guests are offered.
+    const offered = await dialog(page).locator('datalist option').evaluateAll((list) => list.map((o) => o.value));
+    equal(['build', 'db', 'probe', 'web'].filter((name) => offered.includes(name)), ['build', 'db', 'web'], 'guests that are offered');
+    equal(await dialog(page).getByLabel('Network', {exact: true}).isVisible(), false, 'networks are offered, and there is one');
     await fillIn(page, {'Port on this host': '9090', To: 'db:90', 'Only for': '192.168.99.0/24', Comment: 'for the test'});
     await doIt(page);
     await page.getByText('for the test').waitFor();
@@ -387,6 +391,27 @@ const tests = {
       await shell('nft delete table inet foreign');
       await ask('on');
     }
+  },
+
+  // What nobody tells: the kernel does not say who changed an MTU, and of a parameter
+  // nothing at all.
+  async untold() {
+    const page = await newPage(browser);
+    await settled(page);
+    const says = (text) => page.evaluate((text) => [window.drawbridge.state.topology, ...window.drawbridge.state.topology.nodes].some((n) => n.findings?.some((f) => f.text.includes(text))), text);
+    await shell('ip link add spare type veth peer name spare0 && ip link set spare0 up && ip addr add 198.51.100.2/24 dev spare && ip link set spare up && ip route add default via 198.51.100.1 dev spare metric 900 && echo 0 | tee /proc/sys/net/ipv4/conf/all/rp_filter /proc/sys/net/ipv4/conf/spare/rp_filter');
+    try {
+      await shell('ip link set web mtu 1400');
+      await until(() => says('web has MTU 1400'), 'the MTU is found');
+      await page.locator('.cable.warning').first().waitFor({state: 'attached'});
+      await shell('ip link set web mtu 1500');
+      await until(async () => !await says('web has MTU'), 'the MTU is found to be well');
+      await shell('echo 1 > /proc/sys/net/ipv4/conf/spare/rp_filter');
+      await until(() => says('rp_filter of spare'), 'the parameter is found');
+    } finally {
+      await shell('ip link set web mtu 1500; ip link del spare');
+    }
+    return [page];
   },
 
   async paths() {

@@ -7,7 +7,12 @@ import {toast} from './dom.js';
 
 const networks = () => state.status?.networks || [];
 const names = () => networks().map((n) => n.name);
-const guests = () => [...new Set(state.ports.map((p) => p.guest).filter(Boolean))];
+
+// Some networks' guests are reached without doors, or not at all: the daemon says of which
+// modes they are.
+const hasDoors = (n) => state.modes.find((m) => m.name === n?.mode)?.forwards ?? true;
+const doorNames = () => networks().filter(hasDoors).map((n) => n.name);
+const doorGuests = () => [...new Set(state.ports.filter((p) => doorNames().includes(p.network)).map((p) => p.guest).filter(Boolean))];
 
 // run plans what has no form; a refusal is told.
 async function run(title, method, path, body) {
@@ -27,7 +32,7 @@ export function createNetwork(wish = {}) {
   const nics = (state.topology?.nodes || []).filter((n) => n.kind === 'nic').map((n) => n.name);
   form('New network', [
     {name: 'name', label: 'Name', required: true, placeholder: 'lab'},
-    {name: 'mode', label: 'Mode', options: modes.map((m) => ({value: m.name, label: m.summary ? `${m.name}: ${m.summary}` : m.name})), value: wish.mode || usual},
+    {name: 'mode', label: 'Mode', options: modes.map((m) => ({value: m.name, label: m.name, about: m.summary})), value: wish.mode || usual},
     {name: 'uplink', label: 'Uplink', names: ['uplinks'], hint: 'The host’s NIC that becomes a port of the switch. It is moved on trial: keep it within the time, or it is taken back.', list: nics, show: bridged, required: true},
     {name: 'cidr', label: 'Subnet', names: ['subnet', 'subnets'], placeholder: 'a free one is found', hint: 'such as 10.9.0.0/24', show: (v) => !bridged(v)},
     {name: 'dhcp_range', label: 'DHCP range', placeholder: 'the whole subnet', hint: 'such as 10.9.0.100-10.9.0.200, or off', show: (v) => !bridged(v) && v.cidr},
@@ -78,11 +83,11 @@ export const down = () => run('Stop all networks', 'POST', '/down');
 export function addForward(guest = '') {
   form('Open a door', [
     {name: 'listen', label: 'Port on this host', required: true, placeholder: '8080', hint: '[ADDRESS:]PORT[-PORT]; without an address: every address of the host'},
-    {name: 'guest', label: 'To', required: true, value: guest, placeholder: 'GUEST:PORT', list: guests(), hint: 'name, hardware address or address; without a port the same one'},
+    {name: 'guest', label: 'To', required: true, value: guest, placeholder: 'GUEST:PORT', list: doorGuests(), hint: 'name, hardware address or address; without a port the same one'},
     {name: 'proto', label: 'Protocol', options: ['tcp', 'udp', 'sctp', 'both', 'all']},
     {name: 'from', label: 'Only for', placeholder: 'everybody', hint: 'prefixes, with commas between'},
     {name: 'for', label: 'Closes by itself', options: [{value: '', label: 'never'}, {value: '3600', label: 'in an hour'}, {value: '28800', label: 'in eight hours'}, {value: '86400', label: 'tomorrow'}, {value: '604800', label: 'in a week'}], names: ['until']},
-    {name: 'network', label: 'Network', options: [{value: '', label: 'the guest’s'}, ...names()], show: () => names().length > 1},
+    {name: 'network', label: 'Network', options: [{value: '', label: 'the guest’s'}, ...doorNames()], show: () => doorNames().length > 1},
     {name: 'comment', label: 'Comment'},
     {name: 'force', label: 'Although a program of the host listens there', type: 'checkbox'},
   ], (v) => {
@@ -179,7 +184,7 @@ export function portActions(p) {
   if (!mayChange() || !p) return [];
   const four = p.addresses.find((a) => !a.includes(':'));
   return [
-    ['Open a door', () => addForward(p.guest || p.mac)],
+    hasDoors(networks().find((n) => n.name === p.network)) && ['Open a door', () => addForward(p.guest || p.mac)],
     p.network && p.mac && four && ['Reserve its address', () => addReservation({network: p.network, mac: p.mac, ip: four, hostname: p.guest})],
     p.made === 'attach' && ['Unplug', () => detachPort(p), 'danger'],
   ].filter(Boolean);
