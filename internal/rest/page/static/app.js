@@ -120,7 +120,10 @@ function route() {
     view.attach(main);
     shown = wanted;
     document.title = (wanted === 'picture' ? '' : nameOf(wanted) + ' – ') + 'Drawbridge' + (state.self.host ? ' on ' + state.self.host : '');
-    for (const a of document.querySelectorAll('#tabs a')) a.toggleAttribute('aria-current', a.dataset.view === wanted);
+    for (const a of document.querySelectorAll('#tabs a')) {
+      a.toggleAttribute('aria-current', a.dataset.view === wanted);
+      if (a.dataset.view === wanted) a.scrollIntoView({block: 'nearest', inline: 'nearest'}); // a telephone shows four of them
+    }
   }
   view.select?.(...wish);
 }

@@ -72,7 +72,8 @@ export function form(title, fields, next, {button = 'Show the plan', intro} = {}
 let count = 0;
 
 function row(field) {
-  const id = 'field-' + ++count, hint = field.hint && h('small', {id: id + '-hint'}, field.hint);
+  const told = field.options?.some((o) => o.about); // what is chosen says what it is
+  const id = 'field-' + ++count, hint = (field.hint || told) && h('small', {id: id + '-hint'}, field.hint);
   const common = {id, name: field.name, 'aria-describedby': hint ? id + '-hint' : undefined, 'aria-required': field.required ? 'true' : undefined, autocomplete: 'off'};
   let input, extra;
   if (field.options) input = h('select', common, field.options.map((o) => h('option', {value: o.value ?? o}, o.label ?? o)));
@@ -82,6 +83,11 @@ function row(field) {
     extra = field.list && h('datalist', {id: id + '-list'}, field.list.map((o) => h('option', {value: o})));
   }
   if (field.value !== undefined && field.type !== 'checkbox') input.value = field.value;
+  if (told) {
+    const say = () => replace(hint, field.options[input.selectedIndex]?.about);
+    input.addEventListener('change', say);
+    say();
+  }
   const el = field.type === 'checkbox' ? h('div', {class: 'field check'}, h('label', {for: id}, input, ' ', field.label), hint)
     : h('div', {class: 'field'}, h('label', {for: id}, field.label), input, extra, hint);
   return {
