@@ -44,7 +44,7 @@ const views = {
     title: 'Forwards', parts: 'forwards', fresh: 'forwards', rows: () => state.forwards, empty: 'No door is open.', add: ['Open a door', () => act.addForward()],
     columns: [
       ['Door', (f) => f.id, mono], ['To', (f) => f.guest], ['Leads to', (f) => f.address || f.waiting, {cell: (f) => (f.address ? h('span', {class: 'mono'}, f.address) : h('span', {class: 'warn'}, f.waiting))}], ['Network', (f) => f.network],
-      ['For', (f) => (f.from || []).join(' ') || 'everybody'], ['Until', (f) => (f.until ? 'in ' + span((new Date(f.until) - Date.now()) / 1000) : 'closed'), {sort: (f) => f.until || '~'}],
+      ['For', (f) => (f.from || []).join(' ') || 'everybody'], ['Closes', (f) => (f.until ? 'in ' + span((new Date(f.until) - Date.now()) / 1000) : 'never'), {sort: (f) => f.until || '~'}],
       ['Connections', (f) => f.connections], ['Traffic', (f) => size(f.bytes), {sort: (f) => f.bytes}], ['Comment', (f) => f.comment || ''],
     ],
     actions: (f) => (mayChange() ? [['Close', () => act.removeForward(f), 'danger']] : []),
