@@ -79,6 +79,7 @@ func firewalldThatOwns(t *testing.T) {
 	stop()
 	// Installed, it is reckoned with before it ever starts.
 	w.on(fmt.Sprintf("%s network start default && ip link set tap1 master %[2]s && ip link set tap2 master %[2]s", program, w.bridge))
+	w.runs()
 	w.event("firewalld starts, as never before", run)
 	gone()
 	w.restart(func() { t.Run("contract", w.zones) })

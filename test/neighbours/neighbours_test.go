@@ -42,8 +42,8 @@ func (w *world) event(name string, do func()) {
 	w.asks(name)
 	<-time.After(time.Until(before.Add(lookout)))
 	o := p.end(w.t)
-	w.t.Logf("%-28s longest gap: connections that were open %s of %d packets, new ones %s of %d",
-		name, o.OldGap.Round(time.Millisecond), o.OldSent, o.NewGap.Round(time.Millisecond), o.NewSent)
+	w.t.Logf("%-28s longest gap: connections that were open %s of %d packets, new ones %s of %d, from %s on",
+		name, o.OldGap.Round(time.Millisecond), o.OldSent, o.NewGap.Round(time.Millisecond), o.NewSent, o.NewFrom.Round(time.Millisecond))
 	if c != nil {
 		o := c.end(w.t)
 		w.t.Logf("%-28s longest gap of what the other firewall itself permits: %s and %s", name, o.OldGap.Round(time.Millisecond), o.NewGap.Round(time.Millisecond))

@@ -36,9 +36,11 @@ type loss struct {
 	at     time.Duration
 }
 
-// outcome is the longest time in which nothing came through.
+// outcome is the longest time in which nothing came through, and when that of new connections
+// began.
 type outcome struct {
 	OldGap, NewGap   time.Duration
+	NewFrom          time.Duration
 	OldSent, NewSent int
 }
 
@@ -112,20 +114,25 @@ func (p *probing) end(t interface{ Fatal(...any) }) outcome {
 		lost = append(lost, loss{l.Number, l.At})
 	}
 	slices.SortFunc(p.lost, func(a, b loss) int { return a.number - b.number })
-	return outcome{OldGap: longest(lost), NewGap: longest(p.lost), OldSent: old.Sent, NewSent: p.begun}
+	o := outcome{OldSent: old.Sent, NewSent: p.begun}
+	o.OldGap, _ = longest(lost)
+	o.NewGap, o.NewFrom = longest(p.lost)
+	return o
 }
 
 // longest is the longest row of losses without a success between them, however late
-// we were meanwhile.
-func longest(lost []loss) time.Duration {
-	var best, from time.Duration
+// we were meanwhile, and when it began.
+func longest(lost []loss) (gap, when time.Duration) {
+	var from time.Duration
 	for i, l := range lost {
 		if i == 0 || l.number != lost[i-1].number+1 {
 			from = l.at
 		}
-		best = max(best, l.at-from+pace)
+		if d := l.at - from + pace; d > gap {
+			gap, when = d, from
+		}
 	}
-	return best
+	return gap, when
 }
 
 const echoPort = 7

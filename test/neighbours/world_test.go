@@ -145,6 +145,18 @@ func (w *world) begin(subnet string) {
 		w.check(g.IP(ctx, "link set eth0 up"))
 	}
 	w.check(w.guest.IP(ctx, fmt.Sprintf("addr add %s/24 dev eth0", w.at), fmt.Sprintf("route add default via %s", w.gateway)))
+	w.runs()
+}
+
+// runs waits for the guest's traffic: a new port forwards once the kernel has said that
+// it has a carrier, which takes up to a second (net/core/link_watch.c) and is nobody's
+// gap.
+func (w *world) runs() {
+	w.t.Helper()
+	w.until("the guest's traffic runs", func() error {
+		_, err := w.guest.Run(context.Background(), "ping", "-c1", "-W1", internet.String())
+		return err
+	})
 }
 
 // run starts the daemon.
