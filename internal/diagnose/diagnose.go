@@ -183,6 +183,10 @@ type Verdict struct {
 	Translations []Translation
 	// After is the packet as it leaves the hook.
 	After Packet
+	// Anew is the packet as it was when the kernel asked for its way again, which it
+	// does in the output hook when a chain of type route changed it or its target
+	// was translated; nil if it did not.
+	Anew *Packet
 }
 
 // String says the verdict in one line: "dropped by ip filter FORWARD policy drop (ufw)".
@@ -236,12 +240,19 @@ func walkAs(rules *ruleset.Ruleset, h *Host, at At, p Packet, pretend netip.Addr
 		return Verdict{Kind: Unknown, Why: "table " + name + " of iptables-legacy has rules, which are not evaluated", After: p}
 	}
 	chains := bound(rules.At(at.Hook, families...), at, p)
+	sent := p
+	if at.Layer == Device && at.Hook == "egress" {
+		// What leaves is shown as coming in (nf_hook_egress).
+		p.In, p.Out = p.Out, ""
+	}
 	start := func() *walk { return &walk{host: h, at: at, left: budget, pretend: pretend} }
 	v := start().hook(chains, p)
+	v.After.In, v.After.Out = sent.In, sent.Out
 	// Chains of equal priority in several tables: their order is not known, so it
 	// must not matter.
 	if other, tied := turned(chains); tied {
 		w := start().hook(other, p)
+		w.After.In, w.After.Out = sent.In, sent.Out
 		if ends(v.Kind) && ends(w.Kind) {
 			if w.Kind != v.Kind {
 				v.Kind, v.Either = Dropped, true
@@ -249,7 +260,7 @@ func walkAs(rules *ruleset.Ruleset, h *Host, at At, p Packet, pretend netip.Addr
 			return v
 		}
 		if !same(v, w) {
-			return Verdict{Kind: Unknown, Why: "it depends on the order of base chains with equal priority", After: p, Chain: v.Chain, Rule: v.Rule, Owner: v.Owner, Steps: v.Steps}
+			return Verdict{Kind: Unknown, Why: "it depends on the order of base chains with equal priority", After: sent, Chain: v.Chain, Rule: v.Rule, Owner: v.Owner, Steps: v.Steps}
 		}
 	}
 	return v

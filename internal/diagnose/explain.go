@@ -99,8 +99,10 @@ type courier struct {
 	silent bool
 	// past: it passes the host's rules by.
 	past bool
-	// stops: it is what follows the answer that ends.
-	stops bool
+	// kept is the port that it came out of, if br_netfilter keeps it on its bridge.
+	kept string
+	// follows: it carries what follows the answer; stops: that is what ends.
+	follows, stops bool
 }
 
 func (c *courier) add(where, format string, args ...any) {
@@ -263,7 +265,7 @@ func (c *courier) fromOutside(p Packet, from End) bool {
 	}
 	p.In = in
 	c.entered(in, l.MAC)
-	return c.routed(p)
+	return c.routed(p, nil)
 }
 
 // entered notes where the packet came in.
@@ -330,7 +332,7 @@ func (c *courier) linkUp(name string) bool {
 
 // fromHost sends what a program of the host says.
 func (c *courier) fromHost(p Packet) bool {
-	w := &passage{rules: c.scene.Rules, host: c.scene.Host, Passage: Passage{Kind: Accepted, Packet: p}}
+	w := &passage{rules: c.scene.Rules, host: c.scene.Host, follows: c.follows && !c.back, Passage: Passage{Kind: Accepted, Packet: p}}
 	end := w.send()
 	if from := end.Packet.Connection.Original.Source; !c.back && from.IsValid() {
 		c.sent.Source = from
@@ -345,11 +347,14 @@ func (c *courier) fromHost(p Packet) bool {
 }
 
 // routed sends a packet that came in through the IP hooks.
-func (c *courier) routed(p Packet) bool {
-	w := &passage{rules: c.scene.Rules, host: c.scene.Host, Passage: Passage{Kind: Accepted, Packet: p}}
+func (c *courier) routed(p Packet, at turn) bool {
+	w := &passage{rules: c.scene.Rules, host: c.scene.Host, turn: at, Passage: Passage{Kind: Accepted, Packet: p}}
 	end := w.arrive()
 	if !c.passed(end) {
 		return false
+	}
+	if w.halt != nil {
+		return w.halt()
 	}
 	if end.Local {
 		return c.toHost(end.Packet)

@@ -91,6 +91,15 @@ func TestExplainOnBridges(t *testing.T) {
 			s.change("up0", func(l *Link) { l.VLANs = host.VLANSet{1: host.PVID | host.Untagged, 30: 0} })
 			s.Places["br0"]["02:00:00:00:00:99"] = []Place{{Port: "up0", VLAN: 30}}
 		}, lan, Accepted, "reaches lan", "", true},
+		{"the uplink carries it, and the LAN is in another", func(s *Scene) {
+			s.change("tapa", func(l *Link) { l.VLANs = access(30) })
+			s.change("up0", func(l *Link) { l.VLANs = host.VLANSet{1: host.PVID | host.Untagged, 30: 0} })
+			s.Places["br0"]["02:00:00:00:00:99"] = []Place{{Port: "up0", VLAN: 1}}
+		}, lan, Dropped, "ends at bridge br0: different VLANs: the frame is in VLAN 30, and 192.168.99.1 is in 1", "", true},
+		{"the uplink carries it, and where the LAN is was not seen", func(s *Scene) {
+			s.change("tapa", func(l *Link) { l.VLANs = access(30) })
+			s.change("up0", func(l *Link) { l.VLANs = host.VLANSet{1: host.PVID | host.Untagged, 30: 0} })
+		}, lan, Unknown, "whether that is in 30 too is not known", "", true},
 		{"isolated", func(s *Scene) {
 			for _, p := range []string{"tapa", "tapb"} {
 				s.change(p, func(l *Link) { l.Isolated = true })

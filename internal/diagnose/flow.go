@@ -97,7 +97,7 @@ func (c *courier) goesOn(got Packet) {
 		f.Answer = Tuple{Source: got.Target, Target: got.Source, SourcePort: got.TargetPort, TargetPort: got.SourcePort}
 	}
 	p.TCPFlags, p.Connection = 0x10, f
-	next := &courier{scene: c.scene, question: c.question, flow: &f}
+	next := &courier{scene: c.scene, question: c.question, flow: &f, follows: true}
 	if next.carry(p, c.question.From) {
 		return
 	}
@@ -105,15 +105,21 @@ func (c *courier) goesOn(got Packet) {
 	c.ended, c.mend, c.stops = next.ended, next.mend, true
 }
 
-// tracks says whether connection tracking takes a new connection: it does so
-// after the rules at a packet's first hook, unless its table is full.
+// tracks says whether connection tracking takes a new connection, unless its table
+// is full. The kernel then looks for one to give up, in a few places of the table
+// (early_drop in nf_conntrack_core.c): which it looks at is not known.
 func (c *courier) tracks(h Hop) bool {
 	s := c.scene
 	if s.TrackedMax == 0 || s.Tracked < s.TrackedMax || h.At.Layer != Routed || h.At.Hook != "prerouting" && h.At.Hook != "output" || h.Verdict.After.Connection.State != New {
 		return true
 	}
-	return c.end(Unknown, "connection tracking", fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*s.TrackedMax),
-		"its table is full (%d of %d): a new connection is dropped unless the kernel finds one to give up for it", s.Tracked, s.TrackedMax)
+	mend := fmt.Sprintf("sysctl -w net.netfilter.nf_conntrack_max=%d", 2*s.TrackedMax)
+	if s.Yields != nil {
+		if some, err := s.Yields(); err == nil && !some {
+			return c.end(Dropped, "connection tracking", mend, "its table is full (%d of %d), and of connections that are all established the kernel gives up none for a new one", s.Tracked, s.TrackedMax)
+		}
+	}
+	return c.end(Unknown, "connection tracking", mend, "its table is full (%d of %d): a new connection is dropped unless the kernel finds one to give up for it", s.Tracked, s.TrackedMax)
 }
 
 // narrowed notes how large a packet may be somewhere. silent is a bridge's port:

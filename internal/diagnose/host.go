@@ -56,6 +56,9 @@ type RouteQuery struct {
 	Target, Source netip.Addr
 	In, Out        string
 	Mark           uint32
+	// Proto and the ports are asked for by rules of policy routing; 0 is not known.
+	Proto                  uint8
+	SourcePort, TargetPort uint16
 }
 
 // RouteAnswer is what they answer.
@@ -65,6 +68,8 @@ type RouteAnswer struct {
 	Out  string
 	// Via is the next hop, From the address that the host would send from.
 	Via, From netip.Addr
+	// MTU that a route sets for what is sent or forwarded by it, 0 if it sets none.
+	MTU int
 	// Why says for what is not reachable why it is not, if more is known.
 	Why string
 }

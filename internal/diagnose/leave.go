@@ -28,6 +28,7 @@ func (c *courier) leave(p Packet, r RouteAnswer) bool {
 		return c.end(Dropped, "link "+p.Out, "ip link set "+p.Out+" up", "is down")
 	}
 	c.narrowed("link "+p.Out, out.MTU, false)
+	c.narrowed("the route to "+p.Target.String(), r.MTU, false)
 	if !c.back {
 		c.left = p.Out
 	}
@@ -55,13 +56,17 @@ func (c *courier) leaveBridge(p Packet, next netip.Addr) bool {
 		return false
 	}
 	vlan, ok := c.hostSends(link)
-	if !ok || !c.givenOut(to, vlan, "the host") || !c.heard(link, to, next) || !c.hostAsks(p, link, to, next) || !c.placed(bridge, to, vlan) {
+	if !ok || !c.givenOut(to, vlan, "the host") || !c.heard(link, to, next) || !c.hostAsks(p, link, to, next) || !c.placed(bridge, to, vlan, c.kept == "") {
 		return false
 	}
 	frame := p
 	frame.In, frame.Out, frame.EtherSource, frame.EtherTarget = "", to.Port, c.scene.Host.Links[link].MAC, to.MAC
 	c.narrowed("port "+to.Port, c.scene.Host.Links[to.Port].MTU, true)
-	if !c.hooked(frame, At{Switched, "output"}) || !c.hooked(frame, At{Switched, "postrouting"}) {
+	first, at := frame, At{Switched, "output"}
+	if c.kept != "" {
+		first.In, at.Hook, c.kept = c.kept, "forward", ""
+	}
+	if !c.hooked(first, at) || !c.hooked(frame, At{Switched, "postrouting"}) {
 		return false
 	}
 	return c.atPort(frame, to)

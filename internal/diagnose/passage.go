@@ -50,8 +50,13 @@ func (w *passage) arrive() Passage {
 	if !w.hop(At{Device, "ingress"}) || !w.hop(At{Routed, "prerouting"}) {
 		return w.Passage
 	}
-	if !w.route(RouteQuery{Target: w.Packet.Target, Source: w.Packet.Source, In: w.Packet.In, Mark: w.Packet.Mark}) {
+	if !w.route(queryFor(w.Packet)) {
 		return w.Passage
+	}
+	if w.turn != nil {
+		if w.halt = w.turn(w.Packet, w.Route); w.halt != nil {
+			return w.Passage
+		}
 	}
 	if w.Local {
 		w.hop(At{Routed, "input"})
@@ -67,26 +72,29 @@ func (w *passage) arrive() Passage {
 // output (after which it may be routed anew), postrouting; and what the host
 // sends to itself goes on to prerouting and input.
 func (w *passage) send() Passage {
-	p := w.Packet
-	if !w.route(RouteQuery{Target: p.Target, Source: p.Source, Mark: p.Mark}) {
+	q := queryFor(w.Packet)
+	if w.follows && q.Target.Is6() {
+		// It goes the way that was found for the first one, whose source was not
+		// known then (inet6_csk_route_socket keeps it).
+		q.Source = netip.Addr{}
+	}
+	if !w.route(q) {
 		return w.Passage
 	}
 	if !w.Packet.Source.IsValid() {
 		w.Packet.Source = w.Route.From
-		// connect(2) asks again once the source is chosen (ip_route_connect), and a
-		// policy rule about it may decide otherwise.
-		if w.Packet.Source.IsValid() && !w.Local && !w.route(RouteQuery{Target: p.Target, Source: w.Packet.Source, Mark: p.Mark}) {
+		// In IPv4 connect(2) asks again once the source is chosen (ip_route_connect), and
+		// a policy rule about it may decide otherwise. In IPv6 it asks again only if the
+		// first answer was an error (ip6_dst_lookup_tail).
+		if w.Packet.Source.IsValid() && w.Packet.Source.Is4() && !w.Local && !w.route(queryFor(w.Packet)) {
 			return w.Passage
 		}
 	}
-	before := w.Packet
 	if !w.hop(At{Routed, "output"}) {
 		return w.Passage
 	}
-	if p := w.Packet; p.Target != before.Target || p.Mark != before.Mark || p.MarkUnknown != before.MarkUnknown {
-		if !w.route(RouteQuery{Target: p.Target, Source: p.Source, Mark: p.Mark}) {
-			return w.Passage
-		}
+	if w.again != nil && !w.route(anew(*w.again)) {
+		return w.Passage
 	}
 	if !w.leave() || !w.Local {
 		return w.Passage
@@ -98,9 +106,32 @@ func (w *passage) send() Passage {
 	return w.Passage
 }
 
+// queryFor is how the kernel asks for a packet's way.
+func queryFor(p Packet) RouteQuery {
+	return RouteQuery{Target: p.Target, Source: p.Source, In: p.In, Mark: p.Mark, Proto: p.Protocol, SourcePort: p.SourcePort, TargetPort: p.TargetPort}
+}
+
+// anew is how it asks again in the output hook: in IPv4 without the protocol and
+// its ports (ip_route_me_harder).
+func anew(p Packet) RouteQuery {
+	q := queryFor(p)
+	q.In = ""
+	if q.Target.Is4() {
+		q.Proto, q.SourcePort, q.TargetPort = 0, 0, 0
+	}
+	return q
+}
+
 type passage struct {
 	rules *ruleset.Ruleset
 	host  *Host
+	// follows: what the host sends is more of a connection that it just began.
+	follows bool
+	// turn is asked when the way is known, halt is what it said.
+	turn turn
+	halt func() bool
+	// again is the packet for which its way was asked again at the last hook.
+	again *Packet
 	// pretend is where a rule that is not there yet translates the target to.
 	pretend netip.AddrPort
 	Passage
@@ -113,8 +144,10 @@ func (w *passage) hop(at At) bool {
 		pretend = w.pretend
 	}
 	v := walkAs(w.rules, w.host, at, w.Packet, pretend)
-	w.Packet = v.After
-	if len(v.Steps) > 0 || v.Kind != Accepted {
+	w.Packet, w.again = v.After, v.Anew
+	// Connections are tracked from the first hook on, whether it has chains or not.
+	tracks := at.Layer == Routed && (at.Hook == "prerouting" || at.Hook == "output")
+	if len(v.Steps) > 0 || v.Kind != Accepted || tracks {
 		w.Hops = append(w.Hops, Hop{at, v})
 	}
 	if v.Kind != Accepted {

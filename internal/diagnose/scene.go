@@ -69,6 +69,10 @@ type Scene struct {
 	// Tracked is how many connections are tracked, TrackedMax how many may be; 0 is
 	// not known.
 	Tracked, TrackedMax int
+	// Yields says whether among the tracked connections is one that the kernel may
+	// give up for a new one when there is no more room: one that is not assured. nil
+	// if nobody can say.
+	Yields func() (some bool, err error)
 	// Flows are the tracked connections that one end began to another, by its
 	// addresses before any NAT; nil if nobody can say. An invalid from is anybody.
 	Flows func(proto uint8, from, to netip.Addr) ([]Connection, error)

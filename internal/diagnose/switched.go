@@ -57,11 +57,18 @@ func (c *courier) upToHost(p Packet, from End, upper string) bool {
 	link := c.scene.Host.Links[upper]
 	p.EtherTarget = link.MAC
 	c.entered(from.Port, link.MAC)
-	if !c.hooked(p, At{Switched, "prerouting"}) || !c.hooked(p, At{Switched, "input"}) {
+	if !c.hooked(p, At{Switched, "prerouting"}) {
+		return false
+	}
+	if c.shows(p.Target) {
+		p.In = upper
+		return c.routed(p, c.keptBack(p.Target, from, upper))
+	}
+	if !c.hooked(p, At{Switched, "input"}) {
 		return false
 	}
 	p.In = upper
-	return c.routed(p)
+	return c.routed(p, nil)
 }
 
 // answersFor says whether the host answers questions for an address on a link:
@@ -165,7 +172,7 @@ func (c *courier) across(p Packet, from End, next netip.Addr, vlan int) bool {
 	if isolated && out.Isolated {
 		return c.end(Dropped, "port "+to.Port, "ip link set "+to.Port+" type bridge_slave isolated off", "both ports are isolated, so guests do not see each other")
 	}
-	if !c.givenOut(to, vlan, from.Name) || !c.asksAcross(from, to, next) || !c.placed(from.Bridge, to, vlan) {
+	if !c.givenOut(to, vlan, from.Name) || !c.isIn(to, vlan) || !c.asksAcross(from, to, next) || !c.placed(from.Bridge, to, vlan, false) {
 		return false
 	}
 	c.narrowed("port "+to.Port, out.MTU, true)
@@ -198,8 +205,7 @@ func (c *courier) across(p Packet, from End, next netip.Addr, vlan int) bool {
 
 // shown sends a bridged packet through the IP hooks if br_netfilter shows it.
 func (c *courier) shown(p Packet, from, to End, hook string) (Packet, bool) {
-	six := etherTypeOf(p) == etherIP6
-	if !six && !c.scene.Host.BridgeCalls4 || six && !c.scene.Host.BridgeCalls6 {
+	if !c.shows(p.Target) {
 		return p, true
 	}
 	p.In, p.Out, p.PhysIn, p.PhysOut = from.Bridge, from.Bridge, from.Port, to.Port

@@ -86,7 +86,7 @@ func (c *courier) vlanOf(e End) (vlan int, sure bool) {
 			}
 		}
 	}
-	_, carries := set[e.VLAN]
+	flags, carries := set[e.VLAN]
 	switch {
 	case len(seen) == 1:
 		return seen[0], true
@@ -94,7 +94,9 @@ func (c *courier) vlanOf(e End) (vlan int, sure bool) {
 		return untagged, false
 	case len(seen) > 1:
 		return seen[0], false
-	case e.VLAN != 0 && carries:
+	case carries && flags&host.Untagged != 0 && flags&host.PVID == 0:
+		return untagged, true // what it gets without a tag, it sends without one
+	case e.VLAN != 0 && (carries || e.Kind == Outside):
 		return e.VLAN, true
 	}
 	// A port that carries tags may have an end that sends with one.
@@ -132,6 +134,34 @@ func (c *courier) takenIn(from End) (vlan int, ok bool) {
 	}
 	c.add(where, "its frames are in VLAN %d", vlan)
 	return vlan, true
+}
+
+// isIn says whether an outside end hears what is sent in a VLAN, where the host has
+// the end's network in another.
+func (c *courier) isIn(e End, vlan int) bool {
+	other, link := 0, ""
+	for _, name := range c.linksOn(e.Bridge) {
+		if !c.subnetOn(name, e.Addr).IsValid() {
+			continue
+		}
+		if other, link = c.vlanOfLink(name), name; other == vlan {
+			return true
+		}
+	}
+	if e.Kind != Outside || other == 0 {
+		return true
+	}
+	seen := false
+	for _, p := range c.scene.Places[e.Bridge][c.scene.Neighbours[link][e.Addr].MAC] {
+		if p.VLAN == vlan {
+			return true
+		}
+		seen = seen || p.VLAN == other
+	}
+	if !seen {
+		return c.end(Unknown, "bridge "+e.Bridge, "", "the frame is in VLAN %d, and the host has the network of %s in %d: whether that is in %d too is not known", vlan, e.Addr, other, vlan)
+	}
+	return c.end(Dropped, "bridge "+e.Bridge, "", "different VLANs: the frame is in VLAN %d, and %s is in %d", vlan, e.Addr, other)
 }
 
 func (c *courier) fixedAt(e End) bool {
@@ -214,8 +244,10 @@ func listVLANs(set host.VLANSet) string {
 	return host.VLANSet.Text(set, 0)
 }
 
-// placed says whether a bridge sends frames for an end to the end's port.
-func (c *courier) placed(bridge string, to End, vlan int) bool {
+// placed says whether a bridge sends frames for an end to the end's port; own are
+// those that the host itself sends, for which it does not ask whether the address is
+// its own too (br_dev_xmit).
+func (c *courier) placed(bridge string, to End, vlan int, own bool) bool {
 	if to.MAC == "" {
 		return true
 	}
@@ -230,6 +262,7 @@ func (c *courier) placed(bridge string, to End, vlan int) bool {
 			del += fmt.Sprintf(" vlan %d", vlan)
 		}
 		switch {
+		case p.Local && own && p.Port == to.Port:
 		case p.Local:
 			return c.end(Dropped, "bridge "+bridge, del, "it takes frames for %s, which is %s's address, for the host's own", to.MAC, nameOf(to))
 		case p.Fixed && p.Port != to.Port:

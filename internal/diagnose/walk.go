@@ -32,6 +32,10 @@ type walk struct {
 	left     int
 	passed   *state
 	passRule *ruleset.Rule
+	// sent is what came to the hook, with the target for which a way was asked last;
+	// anew when it was asked again.
+	sent     Packet
+	anew     *Packet
 	refusals []refusal
 	chain    *ruleset.Chain // the base chain
 	// pretend is a translation of the target that no rule asks for yet.
@@ -135,6 +139,7 @@ func (w *walk) hook(chains []*ruleset.Chain, p Packet) Verdict {
 		s.packet.Connection.Original = Tuple{Source: p.Source, Target: p.Target, SourcePort: p.SourcePort, TargetPort: p.TargetPort}
 	}
 	current := &s
+	w.sent = p
 	var steps []Step
 	for _, c := range chains {
 		if w.pretends(current) && effective(c) >= priorityTarget {
@@ -160,12 +165,32 @@ func (w *walk) hook(chains []*ruleset.Chain, p Packet) Verdict {
 			current = &before
 			return w.verdict(nil, &before, steps)
 		}
+		w.wayAnew(c, &before, current)
 	}
 	if w.pretends(current) {
 		w.doPretend(current)
 	}
 	w.retranslate(current)
+	w.wayAnew(nil, current, current)
 	return w.verdict(current, current, steps)
+}
+
+// wayAnew notes that the kernel asks for the way of what the host sends again: once
+// its target was translated (nf_nat_ipv4_local_fn), or a chain of type route changed
+// it (nf_route_table_hook4). A mark that another chain sets comes too late.
+func (w *walk) wayAnew(c *ruleset.Chain, before, after *state) {
+	if w.at.Layer != Routed || w.at.Hook != "output" {
+		return
+	}
+	now, _ := after.after()
+	again := now.Target != w.sent.Target
+	if c != nil && c.Type == "route" {
+		was, _ := before.after()
+		again = again || was.Mark != now.Mark || was.MarkUnknown != now.MarkUnknown || was.Source != now.Source
+	}
+	if again {
+		w.sent.Target, w.anew = now.Target, &now
+	}
 }
 
 func (w *walk) translatesTarget() bool {
@@ -281,7 +306,7 @@ func (w *walk) run(c *ruleset.Chain, s state, depth int) *state {
 
 // verdict puts together what happened: passed is nil if nothing came through.
 func (w *walk) verdict(passed, last *state, steps []Step) Verdict {
-	v := Verdict{Kind: Accepted, Steps: steps}
+	v := Verdict{Kind: Accepted, Steps: steps, Anew: w.anew}
 	v.After, v.Translations = last.after()
 	if len(w.refusals) == 0 {
 		return v

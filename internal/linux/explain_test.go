@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -19,9 +18,10 @@ import (
 )
 
 var (
-	topologies = flag.Int("explain.topologies", 60, "how many random topologies are tried")
-	questions  = flag.Int("explain.questions", 1, "how many questions are asked on each")
-	keepOn     = flag.Bool("explain.keep-on", false, "go on after a disagreement")
+	topologies     = flag.Int("explain.topologies", 60, "how many random topologies are tried")
+	questions      = flag.Int("explain.questions", 1, "how many questions are asked on each")
+	vlanTopologies = flag.Int("explain.vlans", 4, "how many random bridges with VLANs are tried")
+	keepOn         = flag.Bool("explain.keep-on", false, "go on after a disagreement")
 )
 
 // Explain's verdict is what happens to packets, and the rule that it names is
@@ -30,8 +30,8 @@ func TestExplainAgreesWithPackets(t *testing.T) {
 	rnd, _ := walkRandom(t)
 	c := newCountry(t, rnd)
 	www := t.TempDir()
-	if err := os.WriteFile(www+"/index.html", []byte("hello"), 0o644); err != nil {
-		t.Fatal(err)
+	if out, err := exec.Command("sh", "-c", whoScript(www, "host")).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
 	server := exec.Command("busybox", "httpd", "-f", "-p", "80", "-h", www)
 	if err := server.Start(); err != nil {
@@ -55,7 +55,7 @@ func TestExplainAgreesWithPackets(t *testing.T) {
 			s.Guests = c.ends
 			said := diagnose.Explain(s, q)
 			before, byRule := c.counted(said)
-			did := c.really(q, said.Kind == diagnose.Accepted)
+			did, answer := c.really(q, said.Kind == diagnose.Accepted)
 			wrong := ""
 			asked++
 			switch {
@@ -66,7 +66,8 @@ func TestExplainAgreesWithPackets(t *testing.T) {
 				wrong = fmt.Sprintf("it arrived: %v", did)
 			case did:
 				delivered++
-				if c.narrow && q.Port == 0 {
+				wrong = c.misled(said, answer)
+				if wrong == "" && c.narrow && q.Port == 0 {
 					large++
 					wrong = c.tooLarge(q, said)
 				}
@@ -103,7 +104,7 @@ func (c *country) tooLarge(q diagnose.PathQuestion, said diagnose.Answer) string
 			args = append(args, "-I", q.From.Addr.String())
 		}
 		for range 2 {
-			if c.run(q.From, "ping", args...) == nil {
+			if _, err := c.run(q.From, "ping", args...); err == nil {
 				return true
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,6 +17,7 @@ import (
 	"drawbridge/internal/nettest"
 	"drawbridge/internal/plan"
 	"drawbridge/internal/render"
+	"drawbridge/internal/spec"
 )
 
 // country is this namespace as a host with bridges, and namespaces around it:
@@ -34,6 +36,7 @@ type country struct {
 	isolated bool // the second network is
 	deaf     bool // the LAN's router does not answer
 	narrow   bool // somewhere an MTU is smaller
+	doors    []spec.Forward
 	faults   []string
 	late     []func() // faults that come when neighbours were forgotten
 	script   []string // what was done, to tell
@@ -48,6 +51,7 @@ var (
 	farAddr   = map[bool]string{false: "198.51.100.77", true: "2001:db8::77"}
 	wanAddr   = map[bool]string{false: "203.0.113.77", true: "2001:db8:1::77"}
 	firstPool = map[bool]string{false: "192.168.122.1", true: "fd00:122::1"}
+	aliasAddr = map[bool]string{false: "192.168.99.70", true: "fd00:99::70"} // the host's second one there
 )
 
 func newCountry(t *testing.T, rnd *rand.Rand) *country {
@@ -65,7 +69,8 @@ func newCountry(t *testing.T, rnd *rand.Rand) *country {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { n.Close() })
-		const setup = `mkdir -p /run/www; echo hello >/run/www/index.html; busybox httpd -p 80 -h /run/www
+		setup := whoScript("/run/www", name) + `
+for port in 79 80 81 8080 8081 8090 8091 8092; do busybox httpd -p $port -h /run/www; done
 busybox nc -ll -p 7 -e cat >/dev/null 2>&1 </dev/null &
 echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad; echo 0 > /proc/sys/net/ipv6/conf/all/accept_dad`
 		if _, err := n.Run(t.Context(), "sh", "-c", setup); err != nil {
@@ -80,6 +85,12 @@ echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad; echo 0 > /proc/sys/net/ipv6
 	c.at(c.lan, "address add 198.51.100.77/32 dev lo", "address add 2001:db8::77/128 dev lo")
 	c.at(c.wan, "address add 203.0.113.77/32 dev lo", "address add 2001:db8:1::77/128 dev lo")
 	return c
+}
+
+// whoScript makes what a web server answers with: who it is, and by which address
+// it sees who asks.
+func whoScript(dir, name string) string {
+	return fmt.Sprintf(`mkdir -p %s/cgi-bin; printf '#!/bin/sh\nprintf "\\n%s $REMOTE_ADDR\\n"\n' > %s/cgi-bin/who; chmod +x %s/cgi-bin/who`, dir, name, dir, dir)
 }
 
 // at carries out lines of ip on a node.
@@ -119,8 +130,11 @@ func clearCountry() {
 		exec.Command("ip", "link", "del", name).Run()
 	}
 	for _, family := range []string{"-4", "-6"} {
-		for exec.Command("ip", family, "rule", "del", "priority", "77").Run() == nil {
+		for _, priority := range []string{"76", "77"} {
+			for exec.Command("ip", family, "rule", "del", "priority", priority).Run() == nil {
+			}
 		}
+		exec.Command("ip", family, "route", "flush", "table", "100").Run()
 		exec.Command("ip", family, "route", "flush", "type", "blackhole").Run()
 		exec.Command("ip", family, "route", "flush", "type", "unreachable").Run()
 		exec.Command("ip", family, "route", "flush", "type", "prohibit").Run()
@@ -136,7 +150,7 @@ func clearCountry() {
 // or a bridge's port, perhaps another card, our own rules.
 func (c *country) build() {
 	c.t.Helper()
-	c.script, c.ends, c.faults, c.late, c.deaf, c.narrow = nil, nil, nil, nil, false, false
+	c.script, c.ends, c.faults, c.late, c.doors, c.deaf, c.narrow = nil, nil, nil, nil, nil, false, false
 	c.bridged, c.hasWAN, c.isolated = c.rnd.IntN(3) == 0, c.rnd.IntN(3) == 0, c.rnd.IntN(5) == 0
 	clearCountry()
 	for _, s := range []string{
@@ -151,7 +165,7 @@ func (c *country) build() {
 	if c.bridged {
 		lines = append(lines, "link add br0 type bridge forward_delay 0", "link set br0 up", "link set up0 master br0")
 	}
-	lines = append(lines, "address add 192.168.99.66/24 dev "+up, "address add fd00:99::66/64 dev "+up)
+	lines = append(lines, "address add 192.168.99.66/24 dev "+up, "address add fd00:99::66/64 dev "+up, "address add 192.168.99.70/24 dev "+up, "address add fd00:99::70/64 dev "+up)
 	for b := range 2 {
 		lines = append(lines, fmt.Sprintf("link add virbr%d type bridge forward_delay 0", b), fmt.Sprintf("link set virbr%d up", b),
 			fmt.Sprintf("address add 192.168.%d.1/24 dev virbr%d", 122+b, b), fmt.Sprintf("address add fd00:%d::1/64 dev virbr%d", 122+b, b))
@@ -238,10 +252,57 @@ func (c *country) ourRules() {
 		want.Add(host.Element{Table: bridgeTable, Set: "ports", Value: e.Port})
 	}
 	want.Add(element("doors4", "tcp . 8080", c.ends[0].Addr.String()+" . 80"), element("doors6", "tcp . 8080", c.ends[1].Addr.String()+" . 80"))
+	for range c.rnd.IntN(4) {
+		end := c.ends[c.rnd.IntN(len(c.ends))]
+		f := c.door(end)
+		if slices.ContainsFunc(c.doors, func(d spec.Forward) bool {
+			return d.Proto == f.Proto && d.Listen.Is6() == f.Listen.Is6() && d.First == f.First
+		}) {
+			continue
+		}
+		c.doors = append(c.doors, f)
+		want.Add(render.ForwardElements(f, end.Addr)...)
+	}
 	c.set("ipv4/conf/virbr0/route_localnet", "1") // as render asks for with a forward
 	if err := c.nft.apply(c.t.Context(), plan.Diff(want, host.State{})); err != nil {
 		c.t.Fatal(err)
 	}
+}
+
+// door makes up a forward to a guest: of ports or all, everywhere or at one address,
+// for everybody or not.
+func (c *country) door(end diagnose.End) spec.Forward {
+	rnd, six := c.rnd, end.Addr.Is6()
+	f := spec.Forward{Proto: spec.TCP, Listen: map[bool]netip.Addr{false: netip.IPv4Unspecified(), true: netip.IPv6Unspecified()}[six], Target: end.Name, TargetPort: 80}
+	switch rnd.IntN(4) {
+	case 0: // a range that keeps its numbers
+		f.First, f.Last, f.TargetPort = 79, 81, 79
+	case 1: // one that does not
+		f.First, f.Last, f.TargetPort = 8090, 8092, 79
+	case 2:
+		f.First, f.Last = 8081, 8081
+	case 3:
+		return spec.Forward{Proto: spec.ProtoAll, Listen: netip.MustParseAddr(aliasAddr[six]), Target: end.Name, From: c.admitted(six)}
+	}
+	if rnd.IntN(2) == 0 {
+		f.Listen = netip.MustParseAddr(pick(rnd, hostAddr[six], aliasAddr[six], firstPool[six]))
+	}
+	f.From = c.admitted(six)
+	return f
+}
+
+// admitted is whom a forward is for.
+func (c *country) admitted(six bool) []netip.Prefix {
+	if c.rnd.IntN(2) == 0 {
+		return nil
+	}
+	from := pickOf(c, c.ends[c.rnd.IntN(len(c.ends))].Subnet, netip.PrefixFrom(netip.MustParseAddr(lanAddr[six]), 64).Masked(), netip.PrefixFrom(netip.MustParseAddr(wanAddr[six]), 128))
+	if !six {
+		from = pickOf(c, netip.MustParsePrefix("192.168.122.0/24"), netip.MustParsePrefix("192.168.99.1/32"), netip.MustParsePrefix("203.0.113.0/25"))
+	} else if !from.Addr().Is6() {
+		from = netip.MustParsePrefix("fd00:122::/64")
+	}
+	return []netip.Prefix{from}
 }
 
 // ask makes up a question.
@@ -283,7 +344,7 @@ func (c *country) ask() diagnose.PathQuestion {
 	}
 	if q.To.Kind == diagnose.Itself {
 		// The host by one of its addresses.
-		choice := []string{hostAddr[six], firstPool[six]}
+		choice := []string{hostAddr[six], firstPool[six], aliasAddr[six]}
 		if q.From.Kind == diagnose.Itself {
 			choice = append(choice, map[bool]string{false: "127.0.0.1", true: "::1"}[six])
 		}
@@ -291,11 +352,28 @@ func (c *country) ask() diagnose.PathQuestion {
 			choice = append(choice, q.From.Gateway.String())
 		}
 		q.To.Addr = netip.MustParseAddr(pick(rnd, choice...))
+		c.aim(&q, six)
 		if q.From.Kind == diagnose.Guest {
 			q.From = c.cardTowards(q.From, q.To) // which address it is decides by which card
 		}
 	}
 	return q
+}
+
+// aim asks for what a forward is for, sometimes.
+func (c *country) aim(q *diagnose.PathQuestion, six bool) {
+	for _, f := range c.doors {
+		if f.Listen.Is6() != six || c.rnd.IntN(2) == 0 {
+			continue
+		}
+		if !f.Listen.IsUnspecified() {
+			q.To.Addr = f.Listen
+		}
+		if f.Proto == spec.TCP {
+			q.Proto, q.Port = 6, f.First+uint16(c.rnd.IntN(int(f.Last-f.First)+1))
+		}
+		return
+	}
 }
 
 // cardTowards is the card by which a guest of two networks sends: that of the
@@ -340,17 +418,18 @@ func (c *country) node(e diagnose.End) *nettest.Node {
 	return nil
 }
 
-func (c *country) run(e diagnose.End, name string, args ...string) error {
+func (c *country) run(e diagnose.End, name string, args ...string) (string, error) {
 	if n := c.node(e); n != nil {
-		_, err := n.Run(c.t.Context(), name, args...)
-		return err
+		return n.Run(c.t.Context(), name, args...)
 	}
-	return exec.Command(name, args...).Run()
+	out, err := exec.Command(name, args...).Output()
+	return string(out), err
 }
 
 // really sends the packet that the question is about, several times if need be:
-// one that is expected to arrive has more time than any machine needs.
-func (c *country) really(q diagnose.PathQuestion, expected bool) bool {
+// one that is expected to arrive has more time than any machine needs. answer is
+// who answers, and as whom he was asked, if he says so.
+func (c *country) really(q diagnose.PathQuestion, expected bool) (arrived bool, answer string) {
 	c.t.Helper()
 	exec.Command("conntrack", "-F").Run()
 	to, tries, wait := q.To.Addr.String(), 2, "0.7"
@@ -365,15 +444,50 @@ func (c *country) really(q diagnose.PathQuestion, expected bool) bool {
 			command = append(command, "-I", q.From.Addr.String())
 		}
 	default:
-		command = []string{"curl", "-g", "-s", "-m", wait, "-o", "/dev/null", fmt.Sprintf("http://%s/index.html", netip.AddrPortFrom(q.To.Addr, q.Port))}
+		command = []string{"curl", "-g", "-s", "-m", wait, fmt.Sprintf("http://%s/cgi-bin/who", netip.AddrPortFrom(q.To.Addr, q.Port))}
 		if q.From.Name == "wan" {
 			command = append(command, "--interface", q.From.Addr.String())
 		}
 	}
 	for range tries {
-		if c.run(q.From, command[0], command[1:]...) == nil {
-			return true
+		// ping counts an answer from another address than was asked; no other program does.
+		if out, err := c.run(q.From, command[0], command[1:]...); err == nil && !strings.Contains(out, "DIFFERENT ADDRESS") {
+			if q.Port == 0 {
+				out = ""
+			}
+			return true, strings.TrimSpace(out)
 		}
 	}
-	return false
+	return false, ""
+}
+
+// misled says what is wrong about who was said to answer, and to whom.
+func (c *country) misled(said diagnose.Answer, answer string) string {
+	name, asker, ok := strings.Cut(answer, " ")
+	if !ok {
+		return ""
+	}
+	from, err := netip.ParseAddr(strings.Trim(asker, "[]"))
+	if err != nil {
+		return "the web server says " + answer
+	}
+	to, owner := said.Arrived.Target, "host"
+	for _, e := range c.ends {
+		if e.Addr == to {
+			owner = e.Name
+		}
+	}
+	switch six := to.Is6(); to.String() {
+	case lanAddr[six], farAddr[six]:
+		owner = "lan"
+	case wanAddr[six]:
+		owner = "wan"
+	}
+	switch {
+	case owner != name:
+		return fmt.Sprintf("%s answered, and it was said to arrive at %s, which is %s's", name, to, owner)
+	case said.Arrived.Source.IsValid() && said.Arrived.Source != from.Unmap():
+		return fmt.Sprintf("it arrived from %s, and was said to from %s", from.Unmap(), said.Arrived.Source)
+	}
+	return ""
 }

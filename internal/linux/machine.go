@@ -2,6 +2,7 @@ package linux
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -102,6 +103,7 @@ func (h *Host) routeFor(q diagnose.RouteQuery, links map[string]diagnose.Link, n
 		if q.Mark != 0 {
 			ae.Uint32(unix.RTA_MARK, q.Mark)
 		}
+		askOfTransport(ae, q)
 	})
 	switch {
 	case isAny(err, unix.ENETUNREACH, unix.EHOSTUNREACH):
@@ -112,19 +114,47 @@ func (h *Host) routeFor(q diagnose.RouteQuery, links map[string]diagnose.Link, n
 	case errors.Is(err, unix.EXDEV):
 		none.Why = "the reverse path filter (rp_filter): answers would leave by another link"
 		return none, nil
-	case errors.Is(err, unix.EINVAL) && q.In != "":
-		none.Why = "an address that cannot come in there (martian)"
-		return none, nil
-	case errors.Is(err, unix.EINVAL) && q.Source.IsLoopback():
-		none.Why = "a loopback address does not leave the host there (route_localnet is off)"
+	case errors.Is(err, unix.EINVAL):
+		// The kernel says the same of several things: blackhole's error is EINVAL too
+		// (fib_props in net/ipv4/fib_semantics.c, ip6_rt_type_to_error).
+		switch {
+		case q.Target.Is6():
+			none.Why = "a route or a rule says blackhole"
+		case q.In != "":
+			none.Why = "an address that cannot come in there (martian), or a route or a rule says blackhole"
+		case q.Source.IsLoopback():
+			none.Why = "a loopback address does not leave the host there (route_localnet is off)"
+		default:
+			none.Why = "a route or a rule says blackhole"
+		}
 		return none, nil
 	case err != nil || len(msgs) == 0:
 		return none, fmt.Errorf("look up the way to %s: %w", q.Target, orEmpty(err))
 	}
-	return parseAnswer(msgs[0], names)
+	return parseAnswer(msgs[0], names, q.In != "")
 }
 
-func parseAnswer(m netlink.Message, names map[int]string) (diagnose.RouteAnswer, error) {
+// askOfTransport adds what rules with ipproto, sport or dport look at. The kernel
+// refuses to be asked of other protocols (rtm_getroute_parse_ip_proto).
+func askOfTransport(ae *netlink.AttributeEncoder, q diagnose.RouteQuery) {
+	switch {
+	case q.Proto == unix.IPPROTO_TCP, q.Proto == unix.IPPROTO_UDP:
+		ae.Uint8(unix.RTA_IP_PROTO, q.Proto)
+		if q.SourcePort != 0 {
+			ae.Bytes(unix.RTA_SPORT, binary.BigEndian.AppendUint16(nil, q.SourcePort))
+		}
+		if q.TargetPort != 0 {
+			ae.Bytes(unix.RTA_DPORT, binary.BigEndian.AppendUint16(nil, q.TargetPort))
+		}
+	case q.Proto == unix.IPPROTO_ICMP && q.Target.Is4(), q.Proto == unix.IPPROTO_ICMPV6 && q.Target.Is6():
+		ae.Uint8(unix.RTA_IP_PROTO, q.Proto)
+	}
+}
+
+// parseAnswer reads a route; forwarded is one for what comes in. Of MTUs, what the
+// kernel learnt of a path is in IPv4 not for what it forwards, and what the route
+// says is (ip_dst_mtu_maybe_forward; in IPv6 since Linux 5.10).
+func parseAnswer(m netlink.Message, names map[int]string, forwarded bool) (diagnose.RouteAnswer, error) {
 	if len(m.Data) < unix.SizeofRtMsg {
 		return diagnose.RouteAnswer{}, errCut
 	}
@@ -133,8 +163,23 @@ func parseAnswer(m netlink.Message, names map[int]string) (diagnose.RouteAnswer,
 		a, _ := netip.AddrFromSlice(b)
 		return a
 	}
+	learnt := false
 	err := decode(m.Data, unix.SizeofRtMsg, func(ad *netlink.AttributeDecoder) {
 		switch ad.Type() {
+		case unix.RTA_METRICS:
+			ad.Nested(func(ad *netlink.AttributeDecoder) error {
+				for ad.Next() {
+					if ad.Type() == unix.RTAX_MTU {
+						r.MTU = int(ad.Uint32())
+					}
+				}
+				return ad.Err()
+			})
+		case unix.RTA_CACHEINFO:
+			// struct rta_cacheinfo: the third number is when it expires.
+			if b := ad.Bytes(); len(b) >= 12 {
+				learnt = binary.NativeEndian.Uint32(b[8:]) != 0
+			}
 		case unix.RTA_OIF:
 			r.Out = names[int(ad.Uint32())]
 		case unix.RTA_GATEWAY:
@@ -145,6 +190,9 @@ func parseAnswer(m netlink.Message, names map[int]string) (diagnose.RouteAnswer,
 			r.From = addr(ad.Bytes())
 		}
 	})
+	if forwarded && learnt && m.Data[0] == unix.AF_INET {
+		r.MTU = 0
+	}
 	return r, err
 }
 

@@ -49,6 +49,16 @@ func (h *Host) surroundings(ctx context.Context, s *diagnose.Scene) error {
 		return err
 	}
 	s.Tracked, s.TrackedMax = trackedNow()
+	s.Yields = func() (some bool, err error) {
+		listed := 0
+		err = listEntries(ctx, FlowQuery{}, func(e entry) bool {
+			listed++
+			some = e.status&diagnose.StatusAssured == 0
+			return !some
+		})
+		// Those of other zones are not listed.
+		return some || listed < s.Tracked, err
+	}
 	s.Flows = func(proto uint8, from, to netip.Addr) ([]diagnose.Connection, error) {
 		return flowsBetween(ctx, proto, from, to)
 	}
