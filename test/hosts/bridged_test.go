@@ -91,6 +91,9 @@ func testBridged(t *testing.T, c managerCase) {
 	if !c.dhcp { // a matter of systemd's and ours
 		chapter("daemon stopped", func(t *testing.T) { h.testStopped(t, c, before); asBefore(t) })
 	}
+	if c.name == "networkd-static" {
+		chapter("daemon restarted, stopped, upgraded", func(t *testing.T) { h.testRestarts(t, c, asBefore) })
+	}
 	chapter("power cut", func(t *testing.T) {
 		h.bridge(t, "1m")
 		h.cut(t)
@@ -198,6 +201,33 @@ func (h *managed) wantGuard(t *testing.T, pid string) {
 	if in := h.sh(t, "cat /proc/"+pid+"/cgroup"); strings.Contains(in, "drawbridge.service") {
 		t.Errorf("the guard is in the daemon's control group:\n%s", in)
 	}
+}
+
+// testRestarts: what an operator does to the daemon while a change waits does not decide
+// about the change.
+func (h *managed) testRestarts(t *testing.T, c managerCase, asBefore func(*testing.T)) {
+	ch := h.bridge(t, "5m")
+	waits := func(after string) {
+		t.Helper()
+		within(t, 20*time.Second, h.says([]string{ch.ID, "waiting"}, "drawbridge", "change", "ls"))
+		h.wantBridge(t, c)
+		if _, err := h.Try("sh", "-c", "kill -0 $(cat /run/drawbridge/guard/"+ch.ID+".stands)"); err != nil {
+			t.Errorf("after %s the guard is gone: %v", after, err)
+		}
+	}
+	h.sh(t, "systemctl restart drawbridge")
+	waits("a restart")
+	h.sh(t, "systemctl stop drawbridge")
+	waits("a stop") // the client reads it without the daemon
+	h.sh(t, "systemctl start drawbridge")
+	// As the package does after its files are new.
+	h.sh(t, "systemctl daemon-reload; systemctl try-restart drawbridge-guests.service drawbridge.service")
+	waits("an upgrade")
+	if out, err := h.Try("drawbridge", "network", "create", "other"); err == nil || !strings.Contains(out, ch.ID+" is pending (waiting): confirm or cancel it first") {
+		t.Errorf("another change meanwhile: %v\n%s", err, out)
+	}
+	h.run(t, "drawbridge", "change", "cancel", ch.ID)
+	asBefore(t)
 }
 
 // testEdited: what somebody wrote into a manager's file while the bridge stood is
