@@ -123,11 +123,11 @@ func (l *lingering) next(now time.Time) (left time.Duration) {
 func (e *Engine) Mend(ctx context.Context, title string, turns []plan.Step, o Options) (Result, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.turn(ctx, title, turns, o, func(host.State) error { return nil })
+	return e.turn(ctx, title, turns, o)
 }
 
-// turn does so unless it may not, by what is seen of the things just now.
-func (e *Engine) turn(ctx context.Context, title string, turns []plan.Step, o Options, may func(seen host.State) error) (Result, error) {
+// turn does so for who holds the lock.
+func (e *Engine) turn(ctx context.Context, title string, turns []plan.Step, o Options) (Result, error) {
 	if busy := e.open.all(); len(busy) > 0 && !o.DryRun {
 		return Result{}, &PendingError{Title: title, ID: busy[0].ID, Phase: busy[0].Phase}
 	}
@@ -141,9 +141,6 @@ func (e *Engine) turn(ctx context.Context, title string, turns []plan.Step, o Op
 	seen, err := e.Host.Observe(ctx, keys...)
 	if err != nil {
 		return Result{}, fmt.Errorf("%s: look at the host: %w", title, err)
-	}
-	if err := may(seen); err != nil {
-		return Result{}, fmt.Errorf("%s: %w", title, err)
 	}
 	d := draft{doc: e.Store.Document(), plan: plan.Plan{Steps: plan.Diff(goal, seen), Risk: plan.RiskNone, Ledger: e.Store.Ledger().Clone()}, seen: seen, mends: true}
 	for _, k := range keys {

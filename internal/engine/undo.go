@@ -3,6 +3,8 @@ package engine
 import (
 	"context"
 	"fmt"
+	"reflect"
+	"slices"
 	"strings"
 
 	"drawbridge/internal/host"
@@ -156,21 +158,47 @@ func (e *Engine) Undo(ctx context.Context, id string, o Options) (Result, error)
 // unmend turns things of the host back that a change turned, if they are as it
 // left them.
 func (e *Engine) unmend(ctx context.Context, c Undo, o Options) (Result, error) {
-	var back []plan.Step
-	for i := len(c.Entry.Steps) - 1; i >= 0; i-- {
-		s := c.Entry.Steps[i]
-		back = append(back, plan.Step{Before: s.After, After: s.Before})
-	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.turn(ctx, c.Title(), back, o, func(seen host.State) error {
-		for _, s := range back {
-			if seen[s.Key()] != s.Before {
-				return &StandsError{ID: c.Entry.ID, Object: s.Key().String()}
-			}
+	keys := make([]host.Key, 0, len(c.Entry.Steps))
+	for _, s := range c.Entry.Steps {
+		keys = append(keys, s.Key())
+	}
+	seen, err := e.Host.Observe(ctx, keys...)
+	if err != nil {
+		return Result{}, fmt.Errorf("%s: look at the host: %w", c.Title(), err)
+	}
+	var back []plan.Step
+	for _, s := range slices.Backward(c.Entry.Steps) {
+		step, ok := turnedBack(s, seen[s.Key()])
+		if !ok {
+			return Result{}, fmt.Errorf("%s: %w", c.Title(), &StandsError{ID: c.Entry.ID, Object: s.Key().String()})
 		}
-		return nil
-	})
+		back = append(back, step)
+	}
+	return e.turn(ctx, c.Title(), back, o)
+}
+
+// turnedBack is the step that takes back what a step did to a thing that is as now says:
+// ok if that is as it was left. Of a link only what was turned counts and is turned back:
+// others may change the rest, and the kernel gives a bridge the address of another port.
+func turnedBack(s plan.Step, now host.Resource) (back plan.Step, ok bool) {
+	before, link1 := s.Before.(host.Link)
+	after, link2 := s.After.(host.Link)
+	is, link3 := now.(host.Link)
+	if !link1 || !link2 || !link3 {
+		return plan.Step{Before: s.After, After: s.Before}, now == s.After
+	}
+	want, ok := is, true
+	was, left, there, wanted := reflect.ValueOf(before), reflect.ValueOf(after), reflect.ValueOf(is), reflect.ValueOf(&want).Elem()
+	for i := range was.NumField() {
+		if was.Field(i).Equal(left.Field(i)) {
+			continue
+		}
+		ok = ok && there.Field(i).Equal(left.Field(i))
+		wanted.Field(i).Set(was.Field(i))
+	}
+	return plan.Step{Before: is, After: want}, ok
 }
 
 func (e *Engine) undoing(id string) (Undo, error) {

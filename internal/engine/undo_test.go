@@ -304,3 +304,33 @@ func TestUndoTurnsTheHostBack(t *testing.T) {
 		t.Errorf("the record says %+v", e)
 	}
 }
+
+// Of a link that doctor turned it is what was turned that counts: the rest is others'.
+func TestUndoLeavesWhatElseHappenedToALink(t *testing.T) {
+	m := newMachine(t)
+	b := bench{m.start(m.fake), t}
+	link := func() host.Link {
+		seen, err := m.fake.Observe(t.Context(), host.LinkKey("enp6s18"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return seen[host.LinkKey("enp6s18")].(host.Link)
+	}
+	was := link()
+	small := was
+	small.MTU = 1400
+	res, err := b.Mend(byAlice(t.Context()), "mend mtu of enp6s18", []plan.Step{{Before: was, After: small}}, engine.Options{})
+	if err != nil || link() != small {
+		t.Fatalf("it is %+v: %v", link(), err)
+	}
+	other, want := small, was
+	other.Alias, want.Alias = "somebody's", "somebody's"
+	if err := m.fake.Outside(plan.Step{Before: small, After: other}); err != nil {
+		t.Fatal(err)
+	}
+	b.undo(res.ID)
+	if got := link(); got != want {
+		t.Errorf("it is %+v, want %+v", got, want)
+	}
+	b.refuses(res.ID, "link enp6s18 is not any more as it left it")
+}
