@@ -61,6 +61,7 @@ func TestExplainOnBridges(t *testing.T) {
 	a, b := 0, 1
 	lan := End{Kind: Outside, Name: "lan", Addr: addrOf("192.168.99.1")}
 	self := End{Kind: Itself, Name: "host", Addr: addrOf("192.168.99.66")}
+	elsewhere := End{Kind: Guest, Name: "c", Addr: addrOf("10.5.0.5"), MAC: "52:54:00:00:00:0c", Port: "tapc", Bridge: "virbr1", Plugged: true, Network: "lab"}
 	for _, c := range []struct {
 		name   string
 		spoil  func(*Scene)
@@ -106,6 +107,11 @@ func TestExplainOnBridges(t *testing.T) {
 			}
 		}, b, Dropped, "both ports are isolated", "ip link set tapb type bridge_slave isolated off", false},
 		{"spanning tree", func(s *Scene) { s.change("tapa", func(l *Link) { l.Waits = "listening" }) }, b, Dropped, "does not forward yet: it is listening", "ip link set br0 type bridge stp_state 0 && ip link set br0 type bridge forward_delay 0 && bridge link set dev tapa state 3", false},
+		{"a guest of another network, by somebody else's router", func(s *Scene) {
+			s.Host.Links["virbr1"] = Link{Kind: host.TypeBridge, Up: true, Carrier: true, MTU: 1500}
+			s.Host.Links["tapc"] = Link{Kind: "tun", Master: "virbr1", Up: true, Carrier: true, MTU: 1500}
+			s.Guests = append(s.Guests, elsewhere)
+		}, elsewhere, Unknown, "it goes out to look for 10.5.0.5, which is a guest of this host", "", false},
 		{"a wrong entry by hand", func(s *Scene) { s.Places["br0"]["52:54:00:00:00:0b"] = []Place{{Port: "up0", Fixed: true}} }, b, Dropped,
 			"somebody told it that 52:54:00:00:00:0b is behind up0", "bridge fdb del 52:54:00:00:00:0b dev up0 master", false},
 		{"of another VLAN", func(s *Scene) { s.Places["br0"]["52:54:00:00:00:0b"] = []Place{{Port: "up0", Fixed: true, VLAN: 30}} }, b, Accepted, "", "", true},

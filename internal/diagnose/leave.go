@@ -119,6 +119,13 @@ func cutPort(where string) (string, bool) {
 // by is the port of a bridge, if there is one.
 func (c *courier) toOutside(p Packet, by End) bool {
 	c.arrived = p
+	end := c.question.To
+	if c.back {
+		end = c.question.From
+	}
+	if end.Kind == Guest && end.Plugged && end.Addr == p.Target && !c.shares(end) {
+		return c.end(Unknown, "wire", "", "it goes out to look for %s, which is a guest of this host; whether somebody there sends it back in is not known", p.Target)
+	}
 	if c.back {
 		return true
 	}
