@@ -231,15 +231,19 @@ func (c *courier) carry(p Packet, from End) bool {
 	return c.fromOutside(p, from)
 }
 
-// fromOutside: a packet comes in where the host would send to its source.
+// fromOutside: a packet comes in where the host would send to its source; an answer
+// else by where the question left: routes may tell the host itself from others.
 func (c *courier) fromOutside(p Packet, from End) bool {
 	in := c.linkTo(from.Addr)
+	if in == "" && c.back {
+		in = c.left
+	}
 	if c.back && from.Port != "" {
 		from.Subnet = c.subnetOn(in, p.Source)
 		return c.fromPort(p, from)
 	}
 	if in == "" {
-		return c.end(Dropped, "route", "give the host a route to it", "the host has no way to %s, so nothing comes from there", from.Addr)
+		return c.end(Unknown, "route", "give the host a route to it", "the host has no way to %s, and where what comes from there arrives is not known", from.Addr)
 	}
 	if c.back {
 		var known bool
