@@ -112,16 +112,34 @@ func (r *rtnl) neighbours(only attributes) ([]neighbourAt, error) {
 // takeNeighbours lets a link know what another knows of its neighbours, so that
 // an address which moves there need not ask for them anew: until the host's NIC
 // is in its place, an answer would come to the wrong link, and the next question
-// is asked a second later. Those that the link knows itself stay.
+// is asked a second later. Those that the link is sure of itself stay. Of others it may
+// have asked in vain: of IPv6 a link forgets nobody when its addresses go, and while it is
+// a port of a bridge, answers come to the bridge.
 func (h *Host) takeNeighbours(from, to int) error {
-	msgs, err := h.rtnl.dump(unix.RTM_GETNEIGH, make([]byte, unix.SizeofNdMsg), func(ae *netlink.AttributeEncoder) {
-		ae.Uint32(unix.NDA_IFINDEX, uint32(from))
-	})
-	if errors.Is(err, unix.ENODEV) {
-		return nil
+	on := func(link int) ([]netlink.Message, error) {
+		msgs, err := h.rtnl.dump(unix.RTM_GETNEIGH, make([]byte, unix.SizeofNdMsg), func(ae *netlink.AttributeEncoder) {
+			ae.Uint32(unix.NDA_IFINDEX, uint32(link))
+		})
+		if err != nil && !errors.Is(err, unix.ENODEV) {
+			return nil, fmt.Errorf("list neighbours: %w", err)
+		}
+		return msgs, nil
 	}
+	there, err := on(to)
 	if err != nil {
-		return fmt.Errorf("list neighbours: %w", err)
+		return err
+	}
+	sure := map[netip.Addr]bool{}
+	for _, m := range there {
+		n, _, known, err := parseNeighbour(m)
+		if err != nil {
+			return fmt.Errorf("list neighbours: %w", err)
+		}
+		sure[n.Addr] = known && binary.NativeEndian.Uint16(m.Data[8:])&(stateReachable|statePermanent) != 0
+	}
+	msgs, err := on(from)
+	if err != nil {
+		return err
 	}
 	for _, m := range msgs {
 		n, _, known, err := parseNeighbour(m)
@@ -129,7 +147,7 @@ func (h *Host) takeNeighbours(from, to int) error {
 			return fmt.Errorf("list neighbours: %w", err)
 		}
 		mac, err := net.ParseMAC(n.MAC)
-		if !known || err != nil {
+		if !known || err != nil || sure[n.Addr] {
 			continue
 		}
 		state := uint16(stateStale)
@@ -140,14 +158,14 @@ func (h *Host) takeNeighbours(from, to int) error {
 		header[0] = byte(familyOfAddr(n.Addr))
 		binary.NativeEndian.PutUint32(header[4:], uint32(to))
 		binary.NativeEndian.PutUint16(header[8:], state)
-		_, err = h.rtnl.do(unix.RTM_NEWNEIGH, flagCreate, header, func(ae *netlink.AttributeEncoder) {
+		_, err = h.rtnl.do(unix.RTM_NEWNEIGH, flagReplace, header, func(ae *netlink.AttributeEncoder) {
 			ae.Bytes(unix.NDA_DST, n.Addr.AsSlice())
 			ae.Bytes(unix.NDA_LLADDR, mac)
 		})
 		if n.Addr.Is6() && errors.Is(err, unix.EINVAL) {
 			continue // IPv6 is switched off on that link
 		}
-		if err != nil && !errors.Is(err, unix.EEXIST) {
+		if err != nil {
 			return fmt.Errorf("tell of neighbour %s: %w", n.Addr, err)
 		}
 	}
