@@ -76,7 +76,6 @@ type Store struct {
 	// saved is what the database holds, so that a commit writes differences only.
 	saved  spec.Document
 	ledger host.Ledger
-	fresh  bool
 }
 
 // Open opens or makes the database in dir, which must exist. It returns
@@ -87,7 +86,6 @@ func Open(dir string) (s *Store, err error) {
 	// A truncated file is mapped beyond its end: reading there is SIGBUS, which
 	// SetPanicOnFault makes a panic that damaged turns into an error.
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	_, statErr := os.Stat(path)
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: 200 * time.Millisecond, FreelistType: bbolt.FreelistMapType, NoFreelistSync: true})
 	switch {
 	case errors.Is(err, bbolt.ErrTimeout):
@@ -97,7 +95,7 @@ func Open(dir string) (s *Store, err error) {
 	case err != nil:
 		return nil, &CorruptError{path, err}
 	}
-	s = &Store{db: db, fresh: errors.Is(statErr, os.ErrNotExist)}
+	s = &Store{db: db}
 	if err := s.load(path); err != nil {
 		db.Close()
 		return nil, err
@@ -160,9 +158,6 @@ func (s *Store) check() error {
 
 // Close releases the files.
 func (s *Store) Close() error { return s.db.Close() }
-
-// Fresh says that Open made the database: the host never had networks of ours.
-func (s *Store) Fresh() bool { return s.fresh }
 
 // Document returns the committed document.
 func (s *Store) Document() spec.Document {
